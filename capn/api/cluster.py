@@ -1,0 +1,180 @@
+"""`NestedCluster` (nc): one child cluster.
+
+Role: the pure model; the CRD and docs/api.md are generated from it (`capn.api.crd`). Rules are in `capn.api.crd_rules`,
+each as CEL and as Python. Must not: do I/O.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from capn.api import crd_rules as rules
+from capn.api.machine_template import Infrastructure, Labels, Machine, Taints, Version
+from capn.api.meta import Conditions, Model, ObjectMeta, RuledModel
+
+ArgName = Annotated[str, Field(min_length=1, max_length=63)]
+ArgValue = Annotated[str, Field(max_length=4096), rules.ARG_VALUE]
+ExtraArgs = Annotated[dict[ArgName, ArgValue], Field(max_length=64), rules.ARG_NAMES]
+Cidr = Annotated[str, Field(max_length=43), *rules.CIDR_RULES]
+San = Annotated[str, Field(min_length=1, max_length=253), rules.SANS]
+
+
+class Isolation(StrEnum):
+    """How far a child is kept apart. Only VM exists now; the others are reserved names."""
+
+    VM = "VM"
+    NAMESPACE = "Namespace"
+    VIRTUAL_CONTROL_PLANE = "VirtualControlPlane"
+    HOSTED_CONTROL_PLANE = "HostedControlPlane"
+
+
+class Cni(StrEnum):
+    """Network add-on that capn installs in the child."""
+
+    FLANNEL = "Flannel"
+    NONE = "None"
+
+
+class DeletionPolicy(StrEnum):
+    """What happens to the machines when the NestedCluster is deleted."""
+
+    DELETE = "Delete"
+    ORPHAN = "Orphan"
+
+
+class Network(Model):
+    """Addresses inside the child."""
+
+    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.NETWORK_RULES
+
+    pod_cidr: Annotated[Cidr, rules.POD_CIDR_SIZE, rules.POD_CIDR_FIXED] = Field(
+        default="10.244.0.0/16",
+        alias="podCIDR",
+        description="Addresses of the child's pods (IPv4); each node takes a /24.",
+    )
+    service_cidr: Annotated[Cidr, rules.SERVICE_CIDR_SIZE, rules.SERVICE_CIDR_FIXED] = Field(
+        default="10.96.0.0/16", alias="serviceCIDR", description="Addresses of the child's Services (IPv4)."
+    )
+    dns_domain: Annotated[str, Field(max_length=253), rules.DNS_DOMAIN, rules.DNS_DOMAIN_FIXED] = Field(
+        default="cluster.local", description="DNS domain of the child's Services."
+    )
+    cni: Annotated[Cni, rules.CNI_FIXED] = Field(
+        default=Cni.FLANNEL, description="Network add-on that capn installs; None leaves it to you."
+    )
+
+
+class ExtraArgsOnly(Model):
+    """Extra command line arguments of one component."""
+
+    extra_args: ExtraArgs = Field(default_factory=dict, description="Arguments without leading dashes, by name.")
+
+
+class ControlPlane(Model):
+    """The child's control plane (stacked etcd)."""
+
+    replicas: Annotated[Literal[1, 3, 5, 7], BeforeValidator(rules.refuse_boolean), rules.ODD_REPLICAS] = Field(
+        default=1, description="Number of control-plane machines; odd, for etcd's quorum."
+    )
+    machine: Machine | None = Field(
+        default=None, description="Size of these machines, instead of all of spec.machine; by default spec.machine."
+    )
+    extra_sans: Annotated[list[San], Field(max_length=32), rules.Unique()] = Field(
+        default_factory=list,
+        alias="extraSANs",
+        description="More names and addresses in the API server's certificate.",
+    )
+    api_server: ExtraArgsOnly = Field(default_factory=ExtraArgsOnly, description="kubeadm: kube-apiserver.")
+    controller_manager: ExtraArgsOnly = Field(
+        default_factory=ExtraArgsOnly, description="kubeadm: kube-controller-manager."
+    )
+    scheduler: ExtraArgsOnly = Field(default_factory=ExtraArgsOnly, description="kubeadm: kube-scheduler.")
+    etcd: ExtraArgsOnly = Field(default_factory=ExtraArgsOnly, description="kubeadm: etcd.")
+
+
+class WorkerPool(Model):
+    """Worker machines of one kind."""
+
+    name: Annotated[str, Field(max_length=24), rules.LABEL_NAME, rules.POOL_NAME] = Field(
+        description="Name of the pool; unique."
+    )
+    replicas: int = Field(default=1, ge=0, le=1000, strict=True, description="Number of machines.")
+    machine: Machine | None = Field(
+        default=None, description="Size of these machines, instead of all of spec.machine; by default spec.machine."
+    )
+    labels: Labels = Field(default_factory=dict, description="Labels of the nodes.")
+    taints: Taints = Field(default_factory=list, description="Taints of the nodes.")
+
+
+class NestedClusterSpec(Model):
+    """What the user wants; the version alone is enough."""
+
+    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.CLUSTER_SPEC_RULES
+
+    version: Annotated[Version, *rules.VERSION_UPGRADES] = Field(description="Kubernetes version, such as v1.37.2.")
+    isolation: Annotated[Isolation, rules.ISOLATION_IS_VM, rules.ISOLATION_FIXED] = Field(
+        default=Isolation.VM, description="How far the child is kept apart from its parent; only VM works for now."
+    )
+    paused: bool = Field(
+        default=False, strict=True, description="True stops every write for this cluster until it is false again."
+    )
+    network: Network = Field(default_factory=Network, description="Addresses inside the child.")
+    control_plane: ControlPlane = Field(default_factory=ControlPlane, description="The control plane.")
+    workers: Annotated[list[WorkerPool], Field(max_length=32), rules.Unique(("name",))] = Field(
+        default_factory=list, description="Pools of worker machines."
+    )
+    machine: Machine = Field(default_factory=Machine, description="Default size of every machine.")
+    infrastructure: Infrastructure = Field(default_factory=Infrastructure, description="Where the machines run.")
+    deletion_policy: DeletionPolicy = Field(
+        default=DeletionPolicy.DELETE, description="Delete the machines with the cluster, or leave (Orphan) them."
+    )
+
+
+class Endpoint(Model):
+    """Where the child's API server answers."""
+
+    host: str = Field(max_length=253, description="Name or address.")
+    port: int = Field(ge=1, le=65535, description="Port.")
+
+
+class MachineCounts(Model):
+    """How many machines there are."""
+
+    desired: int = Field(default=0, description="Machines that the spec asks for.")
+    created: int = Field(default=0, description="NestedMachines that exist.")
+    ready: int = Field(default=0, description="Machines whose node is Ready.")
+
+
+class NestedClusterStatus(Model):
+    """What is."""
+
+    observed_generation: int | None = Field(default=None, description="The generation that this status describes.")
+    phase: str | None = Field(
+        default=None,
+        max_length=64,
+        description="One word for people: Pending, Provisioning, Ready, Failed, Paused, Deleting.",
+    )
+    endpoint: Endpoint | None = Field(default=None, description="Where the child's API server answers.")
+    version: str | None = Field(default=None, max_length=32, description="Version that the child's API server reports.")
+    machines: MachineCounts | None = Field(default=None, description="Counts over all machines.")
+    control_plane: MachineCounts | None = Field(default=None, description="Counts of control-plane machines.")
+    workers: MachineCounts | None = Field(default=None, description="Counts of worker machines.")
+    selector: str | None = Field(default=None, max_length=512, description="Label selector of the scaled machines.")
+    failure_reason: str | None = Field(default=None, max_length=256, description="Why the cluster cannot get on.")
+    failure_message: str | None = Field(default=None, max_length=8192, description="The same for people, with the fix.")
+    conditions: Conditions = Field(default_factory=list, description="Observations, one a type.")
+
+
+class NestedCluster(RuledModel):
+    """A Kubernetes cluster inside this one, on machines of its own. The smallest manifest is spec.version alone."""
+
+    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.CLUSTER_RULES
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+    metadata: ObjectMeta
+    spec: NestedClusterSpec
+    status: NestedClusterStatus = Field(default_factory=NestedClusterStatus)

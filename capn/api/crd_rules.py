@@ -1,0 +1,368 @@
+"""Admission rules: each is one CEL expression for the API server and the same test in Python for pydantic.
+
+Role: the only place that holds rules. A `Rule` on a field goes into `Annotated[...]`; rules over several fields are
+listed in a model's `RULES`. `capn.api.crd` writes the CEL half into the CRD. Messages state the fix. Must not: import
+the models (they import this), do I/O, or hold a rule in one half only, except transitions (only the API server knows
+the old object).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from capn.api import checks
+
+CEL_KEY = "x-kubernetes-validations"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule. `holds` is None for a transition (CEL with oldSelf); `field` is a path below the value, '.a.b'."""
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool] | None = None
+    field: str = ""
+    forbidden: bool = False
+
+    def check(self, value: Any) -> Any:  # noqa: ANN401 - pydantic hands over whatever the annotated type is
+        """Return the value, or raise pydantic's error with the rule's message."""
+        if self.holds is not None and not self.holds(value):
+            raise PydanticCustomError("rule", "{text}", {"text": self.message, "field": self.field})
+        return value
+
+    def to_schema(self) -> dict[str, str]:
+        """The entry of `x-kubernetes-validations`."""
+        entry = {"rule": self.cel, "message": self.message}
+        if self.field:
+            entry["fieldPath"] = self.field
+        if self.forbidden:
+            entry["reason"] = "FieldValueForbidden"
+        return entry
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Pydantic's hook: run `check` after the type's own validation."""
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Pydantic's hook: carry the CEL half in the JSON schema."""
+        built = handler(schema)
+        built.setdefault(CEL_KEY, []).append(self.to_schema())
+        return built
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """A list of distinct items: by these keys (`x-kubernetes-list-type: map`) or, with none, as values (`set`)."""
+
+    keys: tuple[str, ...] = ()
+
+    def check(self, items: list[Any]) -> list[Any]:
+        """Return the list, or raise pydantic's error when something occurs twice."""
+        seen = [tuple(getattr(item, key) for key in self.keys) if self.keys else item for item in items]
+        if not checks.are_distinct(seen):
+            raise PydanticCustomError(
+                "unique", "name each {what} only once", {"what": " and ".join(self.keys) or "value"}
+            )
+        return items
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Pydantic's hook: run `check` after the type's own validation."""
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Pydantic's hook: carry the list type in the JSON schema; the API server refuses duplicates by it."""
+        built = handler(schema)
+        built["x-kubernetes-list-type"] = "map" if self.keys else "set"
+        if self.keys:
+            built["x-kubernetes-list-map-keys"] = list(self.keys)
+        return built
+
+
+def refuse_boolean(value: object) -> object:
+    """Return the value, or raise: to Python True is 1, to the API server it is not a number."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("rule", "write a number")
+    return value
+
+
+def _matches(pattern: str, message: str) -> Rule:
+    # A rule and not JSON schema's `pattern`: the API server would print only the expression, never the fix.
+    return Rule(f"self.matches(r'^({pattern})$')", message, holds=lambda text: checks.full_match(pattern, text))
+
+
+def _immutable(what: str) -> Rule:
+    return Rule("self == oldSelf", f"{what} cannot be changed: create a new cluster instead", forbidden=True)
+
+
+_IS_NETWORK = "isCIDR(self) && cidr(self).ip().family() == 4"
+
+LABEL_NAME = _matches(checks.LABEL, "use lower case letters, digits and '-', with a letter or digit at both ends")
+POOL_NAME = Rule(
+    "self != 'cp'", "'cp' names the control-plane machines: choose another name", holds=lambda name: name != "cp"
+)
+IMAGE_NAME = _matches(
+    "[a-z0-9]([-a-z0-9._]*[a-z0-9])?", "use lower case letters, digits, '-', '.' and '_', such as v1.37.2"
+)
+DNS_DOMAIN = _matches(checks.SUBDOMAIN, "write a DNS domain in lower case, such as cluster.local")
+VERSION = _matches(checks.VERSION, "write the version as v1.MINOR.PATCH, such as v1.37.2")
+QUANTITY = _matches(checks.QUANTITY, "write a whole number and Mi, Gi or Ti, such as 2560Mi or 4Gi")
+
+_MINOR, _OLD_MINOR = "int(self.split('.')[1])", "int(oldSelf.split('.')[1])"
+_PATCH, _OLD_PATCH = "int(self.split('.')[2])", "int(oldSelf.split('.')[2])"
+VERSION_UPGRADES = (
+    Rule(
+        f"{_MINOR} > {_OLD_MINOR} || ({_MINOR} == {_OLD_MINOR} && {_PATCH} >= {_OLD_PATCH})",
+        "Kubernetes cannot go back to an older version: name this one or a newer one",
+        forbidden=True,
+    ),
+    Rule(f"{_MINOR} <= {_OLD_MINOR} + 1", "upgrade one minor version at a time", forbidden=True),
+)
+
+MEMORY_RANGE = Rule(
+    "!isQuantity(self) || quantity(self).compareTo(quantity('16Ti')) <= 0",
+    "no machine has more than 16Ti of memory: name less",
+    holds=lambda text: checks.is_quantity_within(text, least_mib=0, most_mib=16 << 20),
+)
+DISK_RANGE = Rule(
+    "!isQuantity(self) || (quantity(self).compareTo(quantity('4Gi')) >= 0"
+    " && quantity(self).compareTo(quantity('64Ti')) <= 0)",
+    "a node needs a disk of at least 4Gi (and at most 64Ti)",
+    holds=lambda text: checks.is_quantity_within(text, least_mib=4 << 10, most_mib=64 << 20),
+)
+
+CIDR_RULES = (
+    Rule(
+        f"{_IS_NETWORK} && cidr(self) == cidr(self).masked()",
+        "write an IPv4 network without host bits, such as 10.244.0.0/16",
+        holds=checks.is_network,
+    ),
+    Rule(
+        f"!({_IS_NETWORK}) || !(cidr(self).ip().isLoopback() || cidr(self).ip().isLinkLocalUnicast()"
+        " || cidr(self).ip() == ip('0.0.0.0') || cidr('224.0.0.0/4').containsIP(cidr(self).ip()))",
+        "loopback, link-local and multicast networks cannot serve a cluster: use a private one such as 10.244.0.0/16",
+        holds=checks.is_unicast,
+    ),
+)
+
+
+def _prefix(least: int, most: int) -> Rule:
+    return Rule(
+        f"!({_IS_NETWORK}) || (cidr(self).prefixLength() >= {least} && cidr(self).prefixLength() <= {most})",
+        f"use a network between /{least} and /{most}",
+        holds=lambda text: checks.is_prefix_within(text, least=least, most=most),
+    )
+
+
+POD_CIDR_SIZE = _prefix(8, 24)
+SERVICE_CIDR_SIZE = _prefix(12, 24)
+POD_CIDR_FIXED, SERVICE_CIDR_FIXED = _immutable("podCIDR"), _immutable("serviceCIDR")
+DNS_DOMAIN_FIXED, CNI_FIXED, ISOLATION_FIXED = _immutable("dnsDomain"), _immutable("cni"), _immutable("isolation")
+
+NETWORK_RULES = (
+    Rule(
+        "!isCIDR(self.podCIDR) || !isCIDR(self.serviceCIDR)"
+        " || !(cidr(self.podCIDR).containsIP(cidr(self.serviceCIDR).ip())"
+        " || cidr(self.serviceCIDR).containsIP(cidr(self.podCIDR).ip()))",
+        "podCIDR and serviceCIDR overlap: choose networks that share no address",
+        holds=lambda network: checks.are_apart(network.pod_cidr, network.service_cidr),
+        field=".serviceCIDR",
+    ),
+)
+INFRASTRUCTURE_RULES = (_immutable("infrastructure"),)
+ISOLATION_IS_VM = Rule(
+    "self == 'VM'", "only VM works in this version: leave isolation out or set VM", holds=lambda value: value == "VM"
+)
+ODD_REPLICAS = Rule("self % 2 == 1", "etcd needs an odd number: use 1, 3, 5 or 7", holds=lambda count: count % 2 == 1)
+SANS = Rule(
+    f"isIP(self) || (self.matches(r'^(\\*\\.)?{checks.SUBDOMAIN}$') && !self.matches(r'^[0-9.]+$'))",
+    "write a DNS name in lower case or an IP address",
+    holds=checks.is_host,
+)
+ARG_NAMES = Rule(
+    f"self.all(name, name.matches(r'^{checks.ARG_NAME}$'))",
+    "write argument names in lower case without leading dashes, such as audit-log-maxage",
+    holds=lambda args: all(checks.full_match(checks.ARG_NAME, name) for name in args),
+)
+ARG_VALUE = Rule(
+    f"!self.matches(r'{checks.CONTROL_CHARACTERS}')",
+    "an argument cannot hold control characters: write it on one line",
+    holds=lambda text: not checks.has_control_characters(text),
+)
+
+_KEY_CEL = (
+    f"{{0}}.matches(r'^({checks.SUBDOMAIN}/)?{checks.NAME_PART}$') && {{0}}.split('/')[0].size() <= 253"
+    " && {0}.split('/')[{0}.split('/').size() - 1].size() <= 63"
+)
+_KEY_MESSAGE = "write a key as name or dns.prefix/name: letters, digits, '-', '_' and '.', the name at most 63 long"
+_VALUE_MESSAGE = "write at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends, or nothing"
+LABEL_KEYS = (
+    Rule(
+        f"self.all(key, {_KEY_CEL.format('key')})",
+        _KEY_MESSAGE,
+        holds=lambda labels: all(map(checks.is_label_key, labels)),
+    ),
+    Rule(
+        f"self.all(key, !key.matches(r'^{checks.RESERVED_NAMESPACE}$')"
+        f" || key.matches(r'^{checks.OPEN_NAMESPACE}$') || key in {list(checks.OPEN_LABELS)!r})",
+        "kubelet sets no labels under kubernetes.io and k8s.io but node.kubernetes.io/ and kubelet.kubernetes.io/:"
+        " use a prefix of your own",
+        holds=lambda labels: all(map(checks.is_kubelet_label, labels)),
+    ),
+)
+LABEL_VALUE = Rule(f"self.matches(r'^({checks.NAME_PART})?$')", _VALUE_MESSAGE, holds=checks.is_label_value)
+TAINT_KEY = Rule(_KEY_CEL.format("self"), _KEY_MESSAGE, holds=checks.is_label_key)
+
+_LIBVIRT = "self.infrastructure.kind == 'libvirt'"
+_OWN = "has(self.controlPlane.machine)"
+_POOLS = "(!has(self.workers) || self.workers.all(pool, {}))"
+CONTROL_PLANE_MIB, WORKER_MIB, CONTROL_PLANE_CPUS = 1700, 1024, 2
+_CONTROL_PLANE_MEMORY = f"kubeadm needs at least {CONTROL_PLANE_MIB}Mi for a control plane: raise memory"
+_WORKER_MEMORY = f"a worker needs at least {WORKER_MIB}Mi: raise memory"
+_CONTROL_PLANE_CPU_MESSAGE = f"kubeadm needs at least {CONTROL_PLANE_CPUS} cpus for a control plane: raise cpus"
+
+
+def _enough(memory: str, mib: int) -> str:
+    return f"!isQuantity({memory}) || quantity({memory}).compareTo(quantity('{mib}Mi')) >= 0"
+
+
+def _is_libvirt(spec: Any) -> bool:  # noqa: ANN401 - either kind's spec; the models import this module
+    return bool(spec.infrastructure.kind == "libvirt")
+
+
+def _has_memory(machine: Any, mib: int) -> bool:  # noqa: ANN401
+    return machine is None or checks.quantity_mib(machine.memory) >= mib
+
+
+def _has_cpus(machine: Any) -> bool:  # noqa: ANN401
+    return machine is None or machine.cpus >= CONTROL_PLANE_CPUS
+
+
+def _serves_node_count(spec: Any) -> bool:  # noqa: ANN401
+    capacity = checks.node_capacity(spec.network.pod_cidr)
+    nodes = spec.control_plane.replicas + sum(pool.replicas for pool in spec.workers)
+    return capacity is None or nodes <= capacity
+
+
+CLUSTER_SPEC_RULES = (
+    Rule(
+        f"{_OWN} || self.machine.cpus >= {CONTROL_PLANE_CPUS}",
+        _CONTROL_PLANE_CPU_MESSAGE,
+        holds=lambda spec: spec.control_plane.machine is not None or _has_cpus(spec.machine),
+        field=".machine.cpus",
+    ),
+    Rule(
+        f"!{_OWN} || self.controlPlane.machine.cpus >= {CONTROL_PLANE_CPUS}",
+        _CONTROL_PLANE_CPU_MESSAGE,
+        holds=lambda spec: _has_cpus(spec.control_plane.machine),
+        field=".controlPlane.machine.cpus",
+    ),
+    Rule(
+        f"!({_LIBVIRT}) || {_OWN} || {_enough('self.machine.memory', CONTROL_PLANE_MIB)}",
+        _CONTROL_PLANE_MEMORY,
+        holds=lambda spec: (
+            not _is_libvirt(spec)
+            or spec.control_plane.machine is not None
+            or _has_memory(spec.machine, CONTROL_PLANE_MIB)
+        ),
+        field=".machine.memory",
+    ),
+    Rule(
+        f"!({_LIBVIRT}) || !{_OWN} || {_enough('self.controlPlane.machine.memory', CONTROL_PLANE_MIB)}",
+        _CONTROL_PLANE_MEMORY,
+        holds=lambda spec: not _is_libvirt(spec) or _has_memory(spec.control_plane.machine, CONTROL_PLANE_MIB),
+        field=".controlPlane.machine.memory",
+    ),
+    Rule(
+        f"!({_LIBVIRT}) || {_POOLS.format('has(pool.machine)')} || {_enough('self.machine.memory', WORKER_MIB)}",
+        _WORKER_MEMORY,
+        holds=lambda spec: (
+            not _is_libvirt(spec)
+            or all(pool.machine is not None for pool in spec.workers)
+            or _has_memory(spec.machine, WORKER_MIB)
+        ),
+        field=".machine.memory",
+    ),
+    Rule(
+        f"!({_LIBVIRT}) || " + _POOLS.format(f"!has(pool.machine) || {_enough('pool.machine.memory', WORKER_MIB)}"),
+        _WORKER_MEMORY,
+        holds=lambda spec: not _is_libvirt(spec) or all(_has_memory(pool.machine, WORKER_MIB) for pool in spec.workers),
+        field=".workers",
+    ),
+    Rule(
+        f"!isCIDR(self.network.podCIDR) || !(cidr(self.network.podCIDR).prefixLength() in {list(range(8, 25))})"
+        " || self.controlPlane.replicas + (has(self.workers) ? self.workers.map(pool, pool.replicas).sum() : 0)"
+        f" <= {[1 << (24 - size) for size in range(8, 25)]}[cidr(self.network.podCIDR).prefixLength() - 8]",
+        "podCIDR is too small: each node takes a /24 of it, so choose a larger network or fewer machines",
+        holds=_serves_node_count,
+        field=".network.podCIDR",
+    ),
+)
+
+_NAME_CEL = f"self.metadata.name.matches(r'^{checks.LABEL}$')"
+# `<cluster>-<pool>-<ordinal>` is a node's name and label: 63 at most, and ordinals have up to three digits.
+_NODE_NAME_ROOM = 63 - len("--999")
+CLUSTER_RULES = (
+    Rule(
+        f"{_NAME_CEL} && self.metadata.name.size() <= 40",
+        "name the cluster with at most 40 lower case letters, digits and '-', a letter or digit at both ends",
+        holds=lambda cluster: (
+            checks.full_match(checks.LABEL, cluster.metadata.name) and len(cluster.metadata.name) <= 40  # noqa: PLR2004
+        ),
+        field=".metadata.name",
+    ),
+    Rule(
+        "!has(self.spec.workers) || self.spec.workers.all(pool,"
+        f" self.metadata.name.size() + pool.name.size() <= {_NODE_NAME_ROOM})",
+        f"the names of the cluster and of each pool have at most {_NODE_NAME_ROOM} characters together: shorten one",
+        holds=lambda cluster: all(
+            len(cluster.metadata.name) + len(pool.name) <= _NODE_NAME_ROOM for pool in cluster.spec.workers
+        ),
+        field=".spec.workers",
+    ),
+)
+MACHINE_SPEC_RULES = (
+    Rule("self == oldSelf", "a machine cannot be changed: delete it, and its cluster makes another", forbidden=True),
+    Rule(
+        "(self.role == 'worker') == has(self.pool)",
+        "name the pool of a worker, and none of a control plane",
+        holds=lambda spec: (spec.role == "worker") == (spec.pool is not None),
+        field=".pool",
+    ),
+    Rule(
+        f"self.role != 'control-plane' || self.machine.cpus >= {CONTROL_PLANE_CPUS}",
+        _CONTROL_PLANE_CPU_MESSAGE,
+        holds=lambda spec: spec.role != "control-plane" or _has_cpus(spec.machine),
+        field=".machine.cpus",
+    ),
+    Rule(
+        f"!({_LIBVIRT}) || self.role != 'control-plane' || {_enough('self.machine.memory', CONTROL_PLANE_MIB)}",
+        _CONTROL_PLANE_MEMORY,
+        holds=lambda spec: (
+            not _is_libvirt(spec) or spec.role != "control-plane" or _has_memory(spec.machine, CONTROL_PLANE_MIB)
+        ),
+        field=".machine.memory",
+    ),
+    Rule(
+        f"!({_LIBVIRT}) || self.role != 'worker' || {_enough('self.machine.memory', WORKER_MIB)}",
+        _WORKER_MEMORY,
+        holds=lambda spec: not _is_libvirt(spec) or spec.role != "worker" or _has_memory(spec.machine, WORKER_MIB),
+        field=".machine.memory",
+    ),
+)
+MACHINE_RULES = (
+    Rule(
+        f"{_NAME_CEL} && self.metadata.name.size() <= 63",
+        "name the machine with at most 63 lower case letters, digits and '-': it becomes the node's name",
+        holds=lambda machine: (
+            checks.full_match(checks.LABEL, machine.metadata.name) and len(machine.metadata.name) <= 63  # noqa: PLR2004
+        ),
+        field=".metadata.name",
+    ),
+)

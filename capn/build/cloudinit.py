@@ -1,0 +1,176 @@
+"""cloud-init user-data and meta-data of a machine.
+
+Role: pure. Inputs: a kubeadm configuration and, for control planes, the PKI; outputs: bytes. The result is secret: it
+belongs in a Secret and in the seed image, nowhere else. Must not: set up users, passwords or SSH keys, or put values
+into shell text (the guest's programs are constant; values reach them as files and environment).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from capn.api.machine_template import RFC1123_LABEL
+from capn.build.pki import ClusterPki
+from capn.build.report import Report, ReportState, encode_report
+from capn.build.yaml_text import build_yaml
+from capn.errors import InvalidSpecError
+
+KUBEADM_CONFIG_PATH = "/etc/capn/kubeadm.yaml"
+ENVIRONMENT_PATH = "/etc/capn/bootstrap.env"
+LIBRARY_PATH = "/usr/local/lib/capn"
+PKI_PATH = "/etc/kubernetes/pki"
+CONSOLE = "/dev/ttyS0"
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
+_HOSTNAME = re.compile(RFC1123_LABEL)
+_MAX_HOSTNAME = 63
+
+_BOOTSTRAP_UNIT = f"""\
+[Unit]
+Description=capn: make this machine a Kubernetes node
+Wants=containerd.service
+After=containerd.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+EnvironmentFile={ENVIRONMENT_PATH}
+Environment=HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+ExecStart=/bin/sh {LIBRARY_PATH}/bootstrap.sh
+TimeoutStartSec=infinity
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_REPORT_UNIT = f"""\
+[Unit]
+Description=capn: repeat the last bootstrap report on the serial console
+
+[Service]
+ExecStart=/bin/sh {LIBRARY_PATH}/report.sh loop
+Restart=always
+RestartSec=3
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+class BootstrapMode(StrEnum):
+    """What the machine does with kubeadm; the values are those that bootstrap.sh knows."""
+
+    INIT = "init"
+    JOIN_CONTROL_PLANE = "join-control-plane"
+    JOIN_WORKER = "join-worker"
+
+
+@dataclass(frozen=True, slots=True)
+class UserDataInput:
+    """What a machine needs to bootstrap. `pki` is for control planes only."""
+
+    hostname: str
+    mode: BootstrapMode
+    endpoint_host: str
+    endpoint_port: int
+    kubeadm_config: str = field(repr=False)
+    pki: ClusterPki | None = None
+
+
+def build_user_data(machine: UserDataInput) -> bytes:
+    """`#cloud-config` for the machine. InvalidSpecError for a hostname or endpoint that cannot be one."""
+    _check(machine)
+    document = {
+        "hostname": machine.hostname,
+        "fqdn": machine.hostname,
+        "preserve_hostname": False,
+        "manage_etc_hosts": "localhost",
+        "users": [],
+        "ssh_pwauth": False,
+        "disable_root": True,
+        "package_update": False,
+        "package_upgrade": False,
+        "bootcmd": [_build_boot_command()],
+        "write_files": [*_build_files(machine)],
+        "runcmd": _build_run_commands(),
+    }
+    return b"#cloud-config\n" + build_yaml(document).encode()
+
+
+def build_meta_data(machine_uid: str, hostname: str) -> bytes:
+    """NoCloud meta-data; the machine's UID is the instance id, so that cloud-init runs once a machine."""
+    return build_yaml({"instance-id": machine_uid, "local-hostname": hostname}).encode()
+
+
+def _check(machine: UserDataInput) -> None:
+    if not _HOSTNAME.fullmatch(machine.hostname) or len(machine.hostname) > _MAX_HOSTNAME:
+        raise InvalidSpecError("metadata.name", "must be an RFC 1123 label: at most 63 of a-z, 0-9, '-'")
+    if not _HOST.fullmatch(machine.endpoint_host):
+        raise InvalidSpecError("status.endpoint.host", "must be a DNS name or an address")
+    needs_pki = machine.mode is not BootstrapMode.JOIN_WORKER
+    if needs_pki != (machine.pki is not None):
+        raise ValueError("a control plane needs the PKI, and a worker must not get it")
+
+
+def _build_boot_command() -> list[str]:
+    """Say `boot` as early as cloud-init can, but at the first boot only: later ones repeat what the guest last said."""
+    line = _text_of(Report(stage="boot", state=ReportState.RUNNING))
+    return ["cloud-init-per", "once", "capn-boot", "sh", "-c", f"echo '{line}' >{CONSOLE}"]
+
+
+def _build_run_commands() -> list[list[str]]:
+    lost = _text_of(
+        Report(
+            stage="cloud-init",
+            state=ReportState.FAILED,
+            seq=1,
+            tail=f"error: cloud-init did not write {LIBRARY_PATH}/bootstrap.sh or its units",
+        )
+    )
+    units = "capn-report.service capn-bootstrap.service"
+    start = f"systemctl daemon-reload && systemctl enable {units} && systemctl start --no-block {units}"
+    # If the files are not there, this is the only one left to say so.
+    return [["sh", "-c", f"{start} || while :; do echo '{lost}' >{CONSOLE}; sleep 10; done"]]
+
+
+def _text_of(report: Report) -> str:
+    return encode_report(report).decode().strip()
+
+
+def _build_files(machine: UserDataInput) -> Iterator[dict[str, Any]]:
+    environment = (
+        f"CAPN_MODE={machine.mode.value}\n"
+        f"CAPN_ENDPOINT_HOST={machine.endpoint_host}\n"
+        f"CAPN_ENDPOINT_PORT={machine.endpoint_port}\n"
+    )
+    yield _file(f"{LIBRARY_PATH}/report.sh", read_guest_program("report.sh"), "0755")
+    yield _file(f"{LIBRARY_PATH}/bootstrap.sh", read_guest_program("bootstrap.sh"), "0755")
+    yield _file("/etc/systemd/system/capn-report.service", _REPORT_UNIT, "0644")
+    yield _file("/etc/systemd/system/capn-bootstrap.service", _BOOTSTRAP_UNIT, "0644")
+    yield _file(ENVIRONMENT_PATH, environment, "0644")
+    yield _file(KUBEADM_CONFIG_PATH, machine.kubeadm_config, "0600")
+    if machine.pki is not None:
+        yield from _build_pki_files(machine.pki)
+
+
+def _build_pki_files(pki: ClusterPki) -> Iterator[dict[str, Any]]:
+    for name, pair in (("ca", pki.ca), ("etcd/ca", pki.etcd_ca), ("front-proxy-ca", pki.proxy_ca)):
+        yield _file(f"{PKI_PATH}/{name}.crt", pair.cert_pem.decode(), "0640")
+        yield _file(f"{PKI_PATH}/{name}.key", pair.key_pem.decode(), "0600")
+    yield _file(f"{PKI_PATH}/sa.pub", pki.sa.cert_pem.decode(), "0640")
+    yield _file(f"{PKI_PATH}/sa.key", pki.sa.key_pem.decode(), "0600")
+
+
+def _file(path: str, content: str, permissions: str) -> dict[str, Any]:
+    return {"path": path, "owner": "root:root", "permissions": permissions, "content": content}
+
+
+@cache
+def read_guest_program(name: str) -> str:
+    """Text of `bootstrap.sh` or `report.sh`, as the package holds it."""
+    return (files("capn.build") / "guest" / name).read_text()

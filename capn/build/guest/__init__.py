@@ -1,0 +1,1 @@
+"""Programs that run in the guest (package data): `bootstrap.sh` and `report.sh`, POSIX sh."""

@@ -1,0 +1,1 @@
+"""Reconcilers: ordered short phases over a scope, then a status that is computed apart."""

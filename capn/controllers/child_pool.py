@@ -1,0 +1,127 @@
+"""One client and one node watch for each child cluster.
+
+Role: keeps connections to children and tells the machines' reconciler when a node changes, so that nothing polls.
+Inputs: kubeconfigs (hostile: the provider's `open_child` takes only server, CA and client certificate); output: `Child`.
+Must not: write to children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from capn.api.resources import NODE
+from capn.errors import CapnError, UnreachableError
+from capn.kube.client import KubeClient
+from capn.providers.base import ClusterRef, Provider
+from capn.runtime.informer import Informer
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Child:
+    """A child's API: the client, and its nodes as last seen."""
+
+    client: KubeClient
+    nodes: Informer
+
+    def node(self, name: str) -> dict[str, Any] | None:
+        """The node as last seen, or None."""
+        return self.nodes.get("", name)
+
+
+@dataclass
+class _Entry:
+    child: Child
+    kubeconfig: bytes
+    task: asyncio.Task[None] | None = None
+
+
+class ChildPool:
+    """Children by their cluster's UID."""
+
+    def __init__(self, wake_node: Callable[[ClusterRef, str], None], *, sync_timeout_s: float = 10.0) -> None:
+        self._sync_timeout_s = sync_timeout_s
+        self._wake_node = wake_node
+        self._entries: dict[str, _Entry] = {}
+
+    async def open(self, provider: Provider, ref: ClusterRef, kubeconfig: bytes) -> Child:
+        """The child's client; a changed kubeconfig opens a new one. The node watch is begun by `watch_nodes`."""
+        entry = self._entries.get(ref.uid)
+        if entry is not None and entry.kubeconfig == kubeconfig:
+            return entry.child
+        if entry is not None:
+            await self.drop(ref.uid)
+        client = await provider.open_child(ref, kubeconfig)
+        child = Child(client=client, nodes=self._build_informer(ref, client))
+        self._entries[ref.uid] = _Entry(child=child, kubeconfig=kubeconfig)
+        return child
+
+    def get(self, uid: str) -> Child | None:
+        """The child if it was opened, else None."""
+        entry = self._entries.get(uid)
+        return None if entry is None else entry.child
+
+    def watch_nodes(self, ref: ClusterRef) -> None:
+        """Begin to watch the child's nodes, once its API is known to answer."""
+        entry = self._entries.get(ref.uid)
+        if entry is not None and entry.task is None:
+            entry.task = asyncio.create_task(self._run(ref, entry.child.nodes), name=f"nodes/{ref.name}")
+
+    async def sync_nodes(self, ref: ClusterRef) -> None:
+        """Watch the nodes and wait for the first list. UnreachableError when the child does not answer in time."""
+        self.watch_nodes(ref)
+        entry = self._entries.get(ref.uid)
+        if entry is None or entry.child.nodes.synced.is_set():
+            return
+        try:
+            await asyncio.wait_for(entry.child.nodes.synced.wait(), timeout=self._sync_timeout_s)
+        except TimeoutError:
+            raise UnreachableError("the child's API server does not answer", reason="ChildUnreachable") from None
+
+    async def drop(self, uid: str) -> None:
+        """End the connection to a child."""
+        entry = self._entries.pop(uid, None)
+        if entry is None:
+            return
+        if entry.task is not None:
+            entry.task.cancel()
+            await asyncio.gather(entry.task, return_exceptions=True)
+        await entry.child.client.close()
+
+    async def close(self) -> None:
+        """End all connections."""
+        for uid in list(self._entries):
+            await self.drop(uid)
+
+    def _build_informer(self, ref: ClusterRef, client: KubeClient) -> Informer:
+        informer = Informer(client, NODE)
+
+        def on_change(old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+            obj = new if new is not None else old
+            if obj is not None and compute_node_essence(old) != compute_node_essence(new):
+                self._wake_node(ref, obj["metadata"]["name"])
+
+        informer.add_handler(on_change)
+        return informer
+
+    async def _run(self, ref: ClusterRef, informer: Informer) -> None:
+        try:
+            await informer.run()
+        except CapnError as error:
+            log.warning("the child's node watch ended", cluster=ref.name, error=str(error))
+
+
+def compute_node_essence(node: dict[str, Any] | None) -> object:
+    """What of a node matters to its machine; heartbeats and image lists do not."""
+    if node is None:
+        return None
+    spec, status = node.get("spec", {}), node.get("status", {})
+    conditions = [(c["type"], c["status"], c.get("reason")) for c in status.get("conditions", [])]
+    meta = node["metadata"]
+    return (meta.get("uid"), meta.get("labels"), spec.get("providerID"), spec.get("unschedulable"), conditions)

@@ -1,0 +1,1 @@
+"""The NestedCluster's reconciler: one file a phase, in the order in which `reconciler.PHASES` runs them."""

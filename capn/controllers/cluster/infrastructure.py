@@ -1,0 +1,36 @@
+"""Phase InfrastructureReady: the cluster's network and endpoint exist at the provider."""
+
+from __future__ import annotations
+
+from capn.controllers.cluster.scope import ClusterScope
+from capn.controllers.phases import Wait
+from capn.errors import InvalidSpecError
+from capn.providers.base import ClusterRequest
+
+
+async def reconcile_infrastructure(scope: ClusterScope) -> Wait | None:
+    """Ensure the network; from then on the endpoint never changes, since certificates and kubeconfigs hold it."""
+    refuse_unsupported_changes(scope)
+    spec = scope.cluster.spec
+    request = ClusterRequest(ref=scope.ref, pod_cidr=spec.network.pod_cidr, service_cidr=spec.network.service_cidr)
+    scope.infrastructure = await scope.provider.ensure_cluster(request)
+    return None
+
+
+def refuse_unsupported_changes(scope: ClusterScope) -> None:
+    """Say so, rather than do half, when the spec asks a running cluster for what this version cannot do."""
+    spec = scope.cluster.spec
+    control_planes = scope.control_planes()
+    running = {machine.spec.version for machine in control_planes}
+    if running and spec.version not in running:
+        raise InvalidSpecError(
+            "spec.version",
+            f"upgrading a running cluster is not supported yet; set it back to {min(running)}",
+            reason="UpgradeUnsupported",
+        )
+    if len(control_planes) > spec.control_plane.replicas:
+        raise InvalidSpecError(
+            "spec.controlPlane.replicas",
+            f"removing control planes is not supported yet; set it back to {len(control_planes)}",
+            reason="ScaleDownUnsupported",
+        )

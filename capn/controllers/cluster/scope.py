@@ -1,0 +1,76 @@
+"""What one reconcile of a NestedCluster knows: the objects it was given, and the facts that phases find.
+
+Role: the hand-over between phases and to the status. Must not: do I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from capn import names
+from capn.api.cluster import NestedCluster
+from capn.api.conditions import ClusterCondition, find, is_true
+from capn.api.machine import NestedMachine
+from capn.controllers.child_pool import Child
+from capn.controllers.credentials import Credentials
+from capn.controllers.deps import Deps
+from capn.errors import InvalidSpecError
+from capn.providers.base import ClusterRef, ObservedCluster, Provider
+
+# Reason of CNIReady once the add-on is applied; a restart then does not apply it again.
+REASON_WAITING_FOR_CNI = "WaitingForCNI"
+
+
+@dataclass
+class ClusterScope:
+    """`cluster` and `machines` are as the cache has them; the other fields are filled by phases, in their order."""
+
+    deps: Deps
+    cluster: NestedCluster
+    machines: Sequence[NestedMachine]
+    infrastructure: ObservedCluster | None = None
+    credentials: Credentials | None = field(default=None, repr=False)
+    child: Child | None = None
+    child_version: str | None = None
+
+    @property
+    def ref(self) -> ClusterRef:
+        """The cluster as providers address it."""
+        meta = self.cluster.metadata
+        return ClusterRef(namespace=meta.namespace, name=meta.name, uid=meta.uid)
+
+    @property
+    def provider(self) -> Provider:
+        """The provider that the spec names. InvalidSpecError when the administrator defined no such endpoint."""
+        return self.deps.providers.get(self.cluster.spec.infrastructure)
+
+    @property
+    def initialized(self) -> bool:
+        """Whether the child's control plane is known to have been initialized, now or in an earlier reconcile."""
+        return self.child_version is not None or self.was_true(ClusterCondition.CONTROL_PLANE_INITIALIZED)
+
+    def was_true(self, condition: ClusterCondition) -> bool:
+        """Whether the last written status has the condition as True."""
+        return is_true(self.cluster.status.conditions, condition)
+
+    def was_applied(self) -> bool:
+        """Whether an earlier reconcile has applied the network add-on and was then waiting for it."""
+        condition = find(self.cluster.status.conditions, ClusterCondition.CNI_READY)
+        return condition is not None and condition.reason == REASON_WAITING_FOR_CNI
+
+    def control_planes(self) -> list[NestedMachine]:
+        """Control-plane machines, by ordinal."""
+        found = [machine for machine in self.machines if machine.spec.role == names.ROLE_CONTROL_PLANE]
+        return sorted(found, key=lambda machine: machine.spec.ordinal)
+
+    def workers(self) -> list[NestedMachine]:
+        """Worker machines of all pools, by name."""
+        found = [machine for machine in self.machines if machine.spec.role == names.ROLE_WORKER]
+        return sorted(found, key=lambda machine: machine.metadata.name)
+
+    def require_infrastructure(self) -> ObservedCluster:
+        """The infrastructure that an earlier phase has found."""
+        if self.infrastructure is None:
+            raise InvalidSpecError("status.endpoint", "the infrastructure phase has not run")
+        return self.infrastructure

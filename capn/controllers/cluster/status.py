@@ -1,0 +1,185 @@
+"""The NestedCluster's status, computed from what the phases came to.
+
+Role: pure; runs after every attempt, failed ones too. Inputs: scope, progress, time; output: the whole status. Must not:
+do I/O, or put anything into a message that changes while nothing happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from capn import names
+from capn.api.cluster import Endpoint, MachineCounts, NestedClusterStatus
+from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, is_true
+from capn.api.machine import NestedMachine
+from capn.controllers.cluster.scope import ClusterScope
+from capn.controllers.phases import Failed, Outcome, Progress, Wait
+from capn.errors import TerminalError
+
+# In the order in which they become true; a condition whose phase was not reached names the one that it waits for.
+PHASED = (
+    ClusterCondition.INFRASTRUCTURE_READY,
+    ClusterCondition.CERTIFICATES_AVAILABLE,
+    ClusterCondition.KUBECONFIG_READY,
+    ClusterCondition.CONTROL_PLANE_INITIALIZED,
+    ClusterCondition.CNI_READY,
+)
+DONE_REASON = {
+    ClusterCondition.INFRASTRUCTURE_READY: "NetworkReady",
+    ClusterCondition.CERTIFICATES_AVAILABLE: "Available",
+    ClusterCondition.KUBECONFIG_READY: "Available",
+    ClusterCondition.CONTROL_PLANE_INITIALIZED: "KubeadmInitDone",
+    ClusterCondition.CNI_READY: "NodesHaveNetwork",
+}
+
+
+def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> NestedClusterStatus:
+    """The status of a cluster that is neither paused nor being deleted."""
+    previous = scope.cluster.status
+    conditions = ConditionSet(previous.conditions, now=now, generation=scope.cluster.metadata.generation)
+    for kind in PHASED:
+        _set_phased(conditions, kind, scope, progress)
+    control_planes = _count(scope.control_planes(), scope.cluster.spec.control_plane.replicas)
+    workers = _count(scope.workers(), sum(pool.replicas for pool in scope.cluster.spec.workers))
+    _set_machines(conditions, ClusterCondition.CONTROL_PLANE_READY, control_planes, scope.control_planes())
+    _set_machines(conditions, ClusterCondition.WORKERS_READY, workers, scope.workers())
+    _set_summary(conditions, scope, progress)
+    failure = _failure(scope, progress)
+    return NestedClusterStatus(
+        observed_generation=scope.cluster.metadata.generation,
+        phase=_phase(conditions, failed=failure is not None),
+        endpoint=_endpoint(scope),
+        version=scope.child_version or previous.version,
+        machines=MachineCounts(
+            desired=control_planes.desired + workers.desired,
+            created=control_planes.created + workers.created,
+            ready=control_planes.ready + workers.ready,
+        ),
+        control_plane=control_planes,
+        workers=workers,
+        selector=f"{names.LABEL_CLUSTER}={scope.ref.name},{names.LABEL_ROLE}={names.ROLE_CONTROL_PLANE}",
+        failure_reason=failure[0] if failure else None,
+        failure_message=failure[1] if failure else None,
+        conditions=conditions.build(),
+    )
+
+
+def compute_paused_status(scope: ClusterScope, *, now: str) -> NestedClusterStatus:
+    """The previous status, with Paused set and nothing else changed."""
+    return _overlay(scope, ClusterCondition.PAUSED, "Paused", "spec.paused is true: nothing is changed", "Paused", now)
+
+
+def compute_deleting_status(scope: ClusterScope, outcome: Outcome, *, now: str) -> NestedClusterStatus:
+    """The previous status, with what deletion is waiting for."""
+    reason, message = "Deleting", "deletion has begun"
+    if isinstance(outcome, Wait):
+        reason, message = outcome.reason, outcome.message
+    if isinstance(outcome, Failed):
+        reason, message = outcome.error.reason, str(outcome.error)
+    return _overlay(scope, ClusterCondition.DELETING, reason, message, "Deleting", now)
+
+
+def _overlay(  # noqa: PLR0913 - one line of a table a call
+    scope: ClusterScope, kind: ClusterCondition, reason: str, message: str, phase: str, now: str
+) -> NestedClusterStatus:
+    previous, generation = scope.cluster.status, scope.cluster.metadata.generation
+    conditions = ConditionSet(previous.conditions, now=now, generation=generation)
+    conditions.set(kind, "True", reason, message)
+    conditions.set(ClusterCondition.READY, "False", reason, message)
+    fresh = conditions.build()
+    kept = [condition for condition in previous.conditions if conditions.get(condition.type) is None]
+    return previous.model_copy(
+        update={"observed_generation": generation, "phase": phase, "conditions": [*fresh, *kept]}
+    )
+
+
+def _set_phased(
+    conditions: ConditionSet, kind: ClusterCondition, scope: ClusterScope, progress: Progress
+) -> None:
+    if kind not in progress.outcomes:
+        if scope.was_true(kind):  # an earlier phase failed just now; what was reached is still there
+            conditions.set(kind, "True", DONE_REASON[kind])
+        else:
+            conditions.set(kind, "False", "Waiting", f"waiting for {progress.stopped_at or 'earlier steps'}")
+        return
+    outcome = progress.outcomes[kind]
+    if outcome is None:
+        conditions.set(kind, "True", DONE_REASON[kind])
+    elif isinstance(outcome, Wait):
+        conditions.set(kind, "False", outcome.reason, outcome.message)
+    elif kind is ClusterCondition.CONTROL_PLANE_INITIALIZED and scope.initialized:
+        # Initialization happened and cannot be undone; that the API is silent now shows in Ready and Stalled.
+        conditions.set(kind, "True", DONE_REASON[kind])
+    else:
+        conditions.set(kind, "False", outcome.error.reason, str(outcome.error))
+
+
+def _count(machines: Sequence[NestedMachine], desired: int) -> MachineCounts:
+    ready = sum(is_true(machine.status.conditions, MachineCondition.READY) for machine in machines)
+    return MachineCounts(desired=desired, created=len(machines), ready=ready)
+
+
+def _set_machines(
+    conditions: ConditionSet, kind: ClusterCondition, counts: MachineCounts, machines: Sequence[NestedMachine]
+) -> None:
+    if counts.ready >= counts.desired and counts.created == counts.desired:
+        conditions.set(kind, "True", "AllReady", f"{counts.ready} of {counts.desired} ready")
+        return
+    failed = next((machine for machine in machines if machine.status.failure_reason), None)
+    if failed is not None:
+        message = f"{failed.metadata.name}: {failed.status.failure_message}"
+        conditions.set(kind, "False", failed.status.failure_reason or "MachineFailed", message)
+        return
+    conditions.set(kind, "False", "WaitingForMachines", f"{counts.ready} of {counts.desired} ready")
+
+
+def _set_summary(conditions: ConditionSet, scope: ClusterScope, progress: Progress) -> None:
+    parts = (*PHASED, ClusterCondition.CONTROL_PLANE_READY, ClusterCondition.WORKERS_READY)
+    lacking = next((kind for kind in parts if not conditions.is_true(kind)), None)
+    failure = _failure(scope, progress)
+    conditions.set(ClusterCondition.PAUSED, "False", "NotPaused")
+    if failure is not None:
+        reason, message = failure
+        conditions.set(ClusterCondition.STALLED, "True", reason, message)
+        conditions.set(ClusterCondition.RECONCILING, "False", "Stalled")
+        conditions.set(ClusterCondition.READY, "False", reason, message)
+        return
+    conditions.set(ClusterCondition.STALLED, "False", "Progressing" if lacking else "Settled")
+    if progress.error is not None:
+        conditions.set(ClusterCondition.RECONCILING, "True", progress.error.reason, str(progress.error))
+        conditions.set(ClusterCondition.READY, "False", progress.error.reason, str(progress.error))
+    elif lacking is None:
+        conditions.set(ClusterCondition.RECONCILING, "False", "Settled")
+        conditions.set(ClusterCondition.READY, "True", "ClusterReady")
+    else:
+        why = conditions.get(lacking)
+        reason, message = (why.reason, why.message) if why is not None else ("Waiting", "")
+        conditions.set(ClusterCondition.RECONCILING, "True", reason, f"{lacking}: {message}")
+        conditions.set(ClusterCondition.READY, "False", reason, f"{lacking}: {message}")
+
+
+def _failure(scope: ClusterScope, progress: Progress) -> tuple[str, str] | None:
+    """Why a person must act: a terminal error of a phase, or of one machine."""
+    if isinstance(progress.error, TerminalError):
+        return progress.error.reason, str(progress.error)
+    for machine in scope.machines:
+        if machine.status.failure_reason:
+            message = f"{machine.metadata.name}: {machine.status.failure_message or ''}"
+            return machine.status.failure_reason, message[:4096]
+    return None
+
+
+def _phase(conditions: ConditionSet, *, failed: bool) -> str:
+    if failed:
+        return "Failed"
+    if conditions.is_true(ClusterCondition.READY):
+        return "Ready"
+    return "Provisioning" if conditions.is_true(ClusterCondition.INFRASTRUCTURE_READY) else "Pending"
+
+
+def _endpoint(scope: ClusterScope) -> Endpoint | None:
+    if scope.infrastructure is None:
+        return scope.cluster.status.endpoint
+    return Endpoint(host=scope.infrastructure.endpoint_host, port=scope.infrastructure.endpoint_port)
+
+

@@ -1,0 +1,80 @@
+"""Reads the consoles of machines that are bootstrapping and keeps each guest's last word.
+
+Role: one task a watched machine turns the console's bytes into `Report`s; a report that differs from the last one wakes
+the machine's reconciler. Inputs: a provider's console stream; output: `latest`. Must not: write anything, or trust what
+a guest prints (`capn.build.report` cleans and caps it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from capn.build.report import Report, ReportParser
+from capn.errors import CapnError, NotFoundError
+from capn.providers.base import MachineRef, Provider
+
+log = structlog.get_logger(__name__)
+
+# A console that ends at once (VM starting, daemon restarting) is opened again at this pace.
+REOPEN_S = 2.0
+
+
+class ConsoleWatch:
+    """The consoles being read, by the machine's UID."""
+
+    def __init__(self, wake: Callable[[MachineRef], None], *, reopen_s: float = REOPEN_S) -> None:
+        self._wake = wake
+        self._reopen_s = reopen_s
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._latest: dict[str, Report] = {}
+
+    def watch(self, provider: Provider, ref: MachineRef) -> None:
+        """Begin to read the machine's console, unless that is being done."""
+        if ref.uid not in self._tasks:
+            self._tasks[ref.uid] = asyncio.create_task(self._follow(provider, ref), name=f"console/{ref.name}")
+
+    def latest(self, uid: str) -> Report | None:
+        """The guest's last word, or None when it has said nothing yet."""
+        return self._latest.get(uid)
+
+    def forget(self, uid: str) -> None:
+        """Stop reading and drop what was said."""
+        self._latest.pop(uid, None)
+        if task := self._tasks.pop(uid, None):
+            task.cancel()
+
+    async def close(self) -> None:
+        """Stop all readers."""
+        tasks = list(self._tasks.values())
+        for uid in list(self._tasks):
+            self.forget(uid)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self, provider: Provider, ref: MachineRef) -> None:
+        while True:
+            try:
+                await self._read(provider, ref)
+            except NotFoundError:
+                log.debug("console: no VM yet", machine=ref.name)
+            except CapnError as error:
+                log.info("console broke off; opening it again", machine=ref.name, error=str(error))
+            except Exception:
+                # A reader must outlive any surprise in one stream: the machine would look silent for ever.
+                log.exception("console reader failed; opening it again", machine=ref.name)
+            await asyncio.sleep(self._reopen_s)
+
+    async def _read(self, provider: Provider, ref: MachineRef) -> None:
+        parser = ReportParser()
+        async for chunk in provider.console(ref):
+            for report in parser.feed(chunk):
+                self._note(ref, report)
+
+    def _note(self, ref: MachineRef, report: Report) -> None:
+        before = self._latest.get(ref.uid)
+        self._latest[ref.uid] = report
+        if before is None or (before.stage, before.state, before.tail) != (report.stage, report.state, report.tail):
+            log.info("guest", machine=ref.name, stage=report.stage, state=str(report.state))
+            self._wake(ref)

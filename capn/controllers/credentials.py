@@ -1,0 +1,101 @@
+"""Reads a cluster's Secrets and keeps them in memory for a while.
+
+Role: the one place where PKI and kubeconfig are read from the parent, so that a steady state needs no GET. Inputs: the
+client; output: `Credentials`. Must not: write, log contents, or list Secrets (RBAC grants only reads by name).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from capn import names
+from capn.api.resources import SECRET
+from capn.build.pki import ClusterPki
+from capn.build.secrets import pki_from_secrets
+from capn.errors import TerminalError
+from capn.kube.client import KubeClient
+
+# Long enough that 1,000 clusters at rest read nothing for minutes, short enough that a deleted Secret is noticed.
+KEEP = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A cluster's PKI and kubeconfig; a part that does not exist (yet) is None."""
+
+    pki: ClusterPki | None = field(repr=False)
+    kubeconfig: bytes | None = field(repr=False)
+
+
+class CredentialStore:
+    """Credentials by the cluster's UID."""
+
+    def __init__(self, client: KubeClient, now: Callable[[], datetime]) -> None:
+        self._client = client
+        self._now = now
+        self._kept: dict[str, tuple[datetime, Credentials]] = {}
+
+    async def load(self, namespace: str, name: str, uid: str) -> Credentials:
+        """From memory if it is whole and fresh, else from the API. TerminalError when a Secret is damaged."""
+        kept = self._kept.get(uid)
+        if kept is not None and self._now() - kept[0] < KEEP:
+            return kept[1]
+        credentials = Credentials(
+            pki=await self._load_pki(namespace, name), kubeconfig=await self._load_kubeconfig(namespace, name)
+        )
+        if credentials.pki is not None and credentials.kubeconfig is not None:
+            self.keep(uid, credentials)
+        return credentials
+
+    def keep(self, uid: str, credentials: Credentials) -> None:
+        """Remember what was just read or written."""
+        self._kept[uid] = (self._now(), credentials)
+
+    def forget(self, uid: str) -> None:
+        """Read again next time."""
+        self._kept.pop(uid, None)
+
+    async def read_pki_secrets(self, namespace: str, name: str) -> dict[str, dict[str, Any]]:
+        """Those of the four PKI Secrets that exist, by name."""
+        found = {}
+        for secret in pki_secret_names(name):
+            if (obj := await self._client.get(SECRET, secret, namespace)) is not None:
+                found[secret] = obj
+        return found
+
+    async def _load_pki(self, namespace: str, name: str) -> ClusterPki | None:
+        secrets = await self.read_pki_secrets(namespace, name)
+        if len(secrets) < len(pki_secret_names(name)):
+            return None
+        return pki_from_secrets(name, secrets)
+
+    async def _load_kubeconfig(self, namespace: str, name: str) -> bytes | None:
+        secret = await self._client.get(SECRET, names.secret_kubeconfig(name), namespace)
+        return None if secret is None else decode_value(secret)
+
+
+def pki_secret_names(cluster: str) -> tuple[str, str, str, str]:
+    """The four Secrets of a cluster's PKI."""
+    return (
+        names.secret_ca(cluster),
+        names.secret_etcd(cluster),
+        names.secret_proxy(cluster),
+        names.secret_sa(cluster),
+    )
+
+
+def decode_value(secret: dict[str, Any]) -> bytes:
+    """The bytes under key `value`. TerminalError names the Secret when it is not there or not base64."""
+    name = secret["metadata"]["name"]
+    try:
+        return base64.b64decode(secret["data"]["value"], validate=True)
+    except (KeyError, TypeError, binascii.Error) as error:
+        raise TerminalError(
+            f"Secret {name} has no readable key 'value'; restore it, or delete the Secret to have it made again",
+            reason="SecretDamaged",
+        ) from error

@@ -1,0 +1,118 @@
+"""Phase BootstrapDataReady: the machine's cloud-init user-data is in its Secret, and its join token is alive.
+
+The token is derived from the CA's key and the machine's UID: one a machine, nothing to store, the same after any crash,
+and nobody without the CA's key can guess it. It lives 15 minutes, is prolonged while the machine boots and revoked when it
+has joined. Must not: run once the machine has joined.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from capn import names
+from capn.api.resources import SECRET
+from capn.build.pki import ClusterPki
+from capn.build.secrets import build_bootstrap_secret
+from capn.build.tokens import build_token_secret, generate_token, token_secret_name
+from capn.controllers.credentials import decode_value
+from capn.controllers.machine.scope import MachineScope
+from capn.controllers.machine.user_data import build_machine_user_data
+from capn.controllers.phases import Wait
+from capn.errors import ConflictError, TerminalError, TransientError
+from capn.kube.client import KubeClient
+
+TOKEN_VALID = timedelta(minutes=15)
+TOKEN_RENEW_BEFORE = timedelta(minutes=7)
+_TOKEN_PURPOSE = b"capn bootstrap token v1\0"
+
+
+async def reconcile_bootstrap_data(scope: MachineScope) -> Wait | None:
+    """Wait for what the data needs, then read or make the Secret; keep the join token alive."""
+    if scope.bootstrapped:
+        return None
+    cluster = scope.cluster
+    if cluster is None or cluster.status.endpoint is None:
+        return Wait("WaitingForCluster", "the cluster has no endpoint yet")
+    if not (scope.initializes or scope.cluster_initialized):
+        return Wait("WaitingForControlPlane", "joins once the first control plane is initialized")
+    meta = cluster.metadata
+    credentials = await scope.deps.credentials.load(meta.namespace, meta.name, meta.uid)
+    if credentials.pki is None or credentials.kubeconfig is None:
+        return Wait("WaitingForCertificates", "the cluster's certificates are being made", 5.0)
+    if not scope.initializes:
+        child = await scope.deps.children.open(scope.provider, scope.ref.cluster, credentials.kubeconfig)
+        await keep_token_alive(scope, child.client, derive_token(credentials.pki, scope.ref.uid))
+    scope.bootstrap_data = await _ensure_secret(scope, credentials.pki)
+    return None
+
+
+async def _ensure_secret(scope: MachineScope, pki: ClusterPki) -> bytes:
+    client, namespace = scope.deps.client, scope.machine.metadata.namespace
+    name = names.secret_bootstrap(scope.name)
+    existing = await client.get(SECRET, name, namespace)
+    if existing is None:
+        secret = build_bootstrap_secret(scope.machine, build_user_data_for(scope, pki))
+        try:
+            existing = await client.create(SECRET, secret)
+        except ConflictError:
+            existing = await client.get(SECRET, name, namespace)
+    if existing is None:
+        raise TransientError(f"Secret {name} came and went while it was being made")
+    owners = existing["metadata"].get("ownerReferences", ())
+    if not any(owner.get("uid") == scope.machine.metadata.uid for owner in owners):
+        raise TerminalError(
+            f"Secret {name} exists and is not this machine's; delete it or rename the cluster", reason="OwnedByAnother"
+        )
+    return decode_value(existing)
+
+
+def build_user_data_for(scope: MachineScope, pki: ClusterPki) -> bytes:
+    """The machine's user-data; the same bytes for the same cluster, machine and PKI."""
+    cluster = scope.cluster
+    if cluster is None or cluster.status.endpoint is None:
+        raise TransientError("the cluster has no endpoint yet")
+    return build_machine_user_data(
+        cluster=cluster,
+        machine=scope.machine,
+        endpoint=cluster.status.endpoint,
+        pki=pki,
+        provider_id=scope.provider_id,
+        token=None if scope.initializes else derive_token(pki, scope.ref.uid),
+    )
+
+
+def derive_token(pki: ClusterPki, machine_uid: str) -> str:
+    """The machine's bootstrap token (`[a-z0-9]{6}.[a-z0-9]{16}`)."""
+    digest = hmac.new(pki.ca.key_pem, _TOKEN_PURPOSE + machine_uid.encode(), hashlib.sha256).digest()
+    return generate_token(digest)
+
+
+async def keep_token_alive(scope: MachineScope, client: KubeClient, token: str) -> None:
+    """Make the token in the child, or prolong it; never past the machine's own deadline."""
+    now = scope.deps.now()
+    if now >= scope.deadline():
+        return
+    live = await client.get(SECRET, token_secret_name(token), "kube-system")
+    if live is not None and _expiry(live) - now > TOKEN_RENEW_BEFORE:
+        return
+    secret = build_token_secret(
+        token, expires=now + TOKEN_VALID, description=f"capn: {scope.name} joins", machine_uid=scope.ref.uid
+    )
+    await client.apply(SECRET, secret)
+
+
+def _expiry(secret: dict[str, Any]) -> datetime:
+    """When the live token ends; one that cannot be read counts as ended, so that it is written anew."""
+    try:
+        return datetime.fromisoformat(base64.b64decode(secret["data"]["expiration"]).decode())
+    except (KeyError, TypeError, ValueError):
+        return datetime.min.replace(tzinfo=UTC)
+
+
+async def revoke_token(client: KubeClient, pki: ClusterPki, machine_uid: str) -> None:
+    """Delete the machine's token in the child; gone already is fine."""
+    await client.delete(SECRET, token_secret_name(derive_token(pki, machine_uid)), "kube-system")

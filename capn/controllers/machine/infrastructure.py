@@ -1,0 +1,68 @@
+"""Phase InfrastructureReady: the VM exists, is ours and runs."""
+
+from __future__ import annotations
+
+from capn.api.machine_template import quantity_mib
+from capn.api.resources import NESTED_MACHINE
+from capn.controllers.machine.scope import MachineScope
+from capn.controllers.phases import Wait
+from capn.errors import TerminalError, TransientError
+from capn.providers.base import MachineRequest, MachineState
+
+MIB_PER_GIB = 1024
+POLL_S = 10.0
+
+
+async def reconcile_infrastructure(scope: MachineScope) -> Wait | None:
+    """Look at the hypervisor itself (never a cache) and make, start or adopt what is ours."""
+    provider, ref = scope.provider, scope.ref
+    scope.observed = await provider.observe_machine(ref)
+    if scope.observed is None and scope.bootstrapped:
+        raise TerminalError(
+            "the VM no longer exists at the hypervisor: delete this NestedMachine to have it replaced",
+            reason="MachineLost",
+        )
+    if scope.observed is None:
+        await refuse_if_deleting(scope)
+        scope.deps.consoles.forget(ref.uid)  # what an earlier VM of this machine said no longer holds
+        await provider.plan_machine(build_request(scope))
+    if scope.observed is None or scope.observed.state in (MachineState.STOPPED, MachineState.CRASHED):
+        scope.observed = await provider.ensure_machine(build_request(scope))
+    if not scope.bootstrapped:
+        scope.deps.consoles.watch(provider, ref)
+    return compute_wait(scope.observed.state)
+
+
+def compute_wait(state: MachineState) -> Wait | None:
+    """Why a VM that exists is not usable yet."""
+    match state:
+        case MachineState.RUNNING:
+            return None
+        case MachineState.PAUSED:
+            return Wait("MachinePaused", "the VM is paused at the hypervisor; resume it there", POLL_S)
+        case _:
+            return Wait("MachineStarting", "the VM is starting", POLL_S)
+
+
+def build_request(scope: MachineScope) -> MachineRequest:
+    """The machine as the provider shall make it."""
+    spec = scope.machine.spec
+    return MachineRequest(
+        ref=scope.ref,
+        role=spec.role,
+        ordinal=spec.ordinal,
+        version=spec.version,
+        image=spec.machine.image,
+        cpus=spec.machine.cpus,
+        memory_mib=quantity_mib(spec.machine.memory),
+        disk_gib=-(-quantity_mib(spec.machine.disk) // MIB_PER_GIB),
+        bootstrap_data=scope.bootstrap_data,
+    )
+
+
+async def refuse_if_deleting(scope: MachineScope) -> None:
+    """An uncached look before a VM is made: the machine may be going away, or be another one of its name."""
+    meta = scope.machine.metadata
+    live = await scope.deps.client.get(NESTED_MACHINE, meta.name, meta.namespace)
+    if live is None or live["metadata"]["uid"] != meta.uid or live["metadata"].get("deletionTimestamp"):
+        raise TransientError("the machine is being deleted")

@@ -1,0 +1,81 @@
+"""Phase NodeHealthy: the machine's node is in the child, is this machine's, and is Ready.
+
+Once the node is there, what the bootstrap needed is taken away: token, seed, console reader.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from capn import names
+from capn.api.resources import NODE
+from capn.controllers.child_pool import Child
+from capn.controllers.machine.bootstrap_data import revoke_token
+from capn.controllers.machine.scope import MachineScope
+from capn.controllers.phases import Wait
+from capn.errors import TerminalError, TransientError
+
+POLL_S = 15.0
+# kubeadm labels control planes itself; a kubelet may not give itself a role label, so workers get theirs from here.
+WORKER_LABEL = "node-role.kubernetes.io/worker"
+
+
+async def reconcile_node(scope: MachineScope) -> Wait | None:
+    """Find the node by the watch, check that it is ours, release the bootstrap, then report its health."""
+    if not scope.cluster_initialized:
+        return Wait("WaitingForControlPlane", "the child's API is not initialized yet", POLL_S)
+    child = await open_child(scope)
+    scope.node = node = child.node(scope.name)
+    if node is None:
+        return Wait("WaitingForNode", f"node {scope.name} has not registered in the child yet", POLL_S)
+    found = node.get("spec", {}).get("providerID")
+    if found != scope.provider_id:
+        raise TerminalError(
+            f"node {scope.name} has provider ID {found or '(none)'}, which is another machine's: delete that node in the"
+            " child, or delete this NestedMachine to have it replaced",
+            reason="ProviderIDMismatch",
+        )
+    await _release_bootstrap(scope, child)
+    await _label_worker(scope, child, node)
+    return compute_health(node)
+
+
+async def open_child(scope: MachineScope) -> Child:
+    """The child with its nodes watched and listed once."""
+    ref = scope.ref.cluster
+    credentials = await scope.deps.credentials.load(ref.namespace, ref.name, ref.uid)
+    if credentials.kubeconfig is None:
+        raise TransientError(f"Secret {names.secret_kubeconfig(ref.name)} is not there")
+    child = await scope.deps.children.open(scope.provider, ref, credentials.kubeconfig)
+    await scope.deps.children.sync_nodes(ref)
+    return child
+
+
+async def _release_bootstrap(scope: MachineScope, child: Child) -> None:
+    if scope.observed is None or not scope.observed.seed_attached:
+        return
+    ref = scope.ref
+    credentials = await scope.deps.credentials.load(ref.cluster.namespace, ref.cluster.name, ref.cluster.uid)
+    if credentials.pki is not None and not scope.initializes:
+        await revoke_token(child.client, credentials.pki, ref.uid)
+    await scope.provider.release_bootstrap_data(ref)
+    scope.deps.consoles.forget(ref.uid)
+
+
+async def _label_worker(scope: MachineScope, child: Child, node: dict[str, Any]) -> None:
+    labels = node["metadata"].get("labels", {})
+    if scope.machine.spec.role != names.ROLE_WORKER or WORKER_LABEL in labels:
+        return
+    metadata = {"name": scope.name, "uid": node["metadata"]["uid"], "labels": {WORKER_LABEL: ""}}
+    await child.client.apply(NODE, {"apiVersion": "v1", "kind": "Node", "metadata": metadata})
+
+
+def compute_health(node: dict[str, Any]) -> Wait | None:
+    """None when the node is Ready, else what its kubelet says (untrusted; the API server has capped it)."""
+    for condition in node.get("status", {}).get("conditions", ()):
+        if condition.get("type") == "Ready":
+            if condition.get("status") == "True":
+                return None
+            message = str(condition.get("message", ""))[:512]
+            return Wait("NodeNotReady", f"{condition.get('reason', 'NotReady')}: {message}")
+    return Wait("NodeNotReady", "the node has not reported its state yet")

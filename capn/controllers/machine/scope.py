@@ -1,0 +1,84 @@
+"""What one reconcile of a NestedMachine knows.
+
+Role: the hand-over between phases and to the status. Must not: do I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from capn import names
+from capn.api.cluster import NestedCluster
+from capn.api.conditions import ClusterCondition, MachineCondition, is_true
+from capn.api.machine import NestedMachine
+from capn.build.report import Report
+from capn.controllers.deps import Deps
+from capn.providers.base import ClusterRef, MachineRef, ObservedMachine, Provider
+
+
+@dataclass
+class MachineScope:
+    """`cluster` is None when its NestedCluster is not (or no longer) there."""
+
+    deps: Deps
+    machine: NestedMachine
+    cluster: NestedCluster | None
+    observed: ObservedMachine | None = None
+    bootstrap_data: bytes | None = field(default=None, repr=False)
+    report: Report | None = None
+    node: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The machine's name, which is its node's too."""
+        return self.machine.metadata.name
+
+    @property
+    def ref(self) -> MachineRef:
+        """The machine as providers address it; the cluster's UID is the owner reference's, so it outlives the cluster."""
+        meta, spec = self.machine.metadata, self.machine.spec
+        uid = meta.controller_uid or (self.cluster.metadata.uid if self.cluster is not None else "")
+        return MachineRef(
+            cluster=ClusterRef(namespace=meta.namespace, name=spec.cluster_name, uid=uid), name=meta.name, uid=meta.uid
+        )
+
+    @property
+    def provider(self) -> Provider:
+        """The provider that the spec names. InvalidSpecError when the administrator defined no such endpoint."""
+        return self.deps.providers.get(self.machine.spec.infrastructure)
+
+    @property
+    def provider_id(self) -> str:
+        """The ID that the node is registered with."""
+        return names.build_provider_id(
+            self.machine.spec.infrastructure.kind.value,
+            namespace=self.machine.metadata.namespace,
+            cluster=self.machine.spec.cluster_name,
+            machine=self.name,
+            machine_uid=self.machine.metadata.uid,
+        )
+
+    @property
+    def bootstrapped(self) -> bool:
+        """Whether the last written status says that the machine has joined."""
+        return is_true(self.machine.status.conditions, MachineCondition.BOOTSTRAP_SUCCEEDED)
+
+    @property
+    def initializes(self) -> bool:
+        """Whether this machine runs kubeadm init; all others join."""
+        return self.machine.spec.role == names.ROLE_CONTROL_PLANE and self.machine.spec.ordinal == 0
+
+    @property
+    def cluster_initialized(self) -> bool:
+        """Whether the child's control plane is there to be joined and asked."""
+        return self.cluster is not None and is_true(
+            self.cluster.status.conditions, ClusterCondition.CONTROL_PLANE_INITIALIZED
+        )
+
+    def deadline(self) -> datetime:
+        """When a bootstrap that has not ended counts as failed."""
+        created = self.machine.metadata.creation_timestamp
+        start = datetime.fromisoformat(created) if created else self.deps.now()
+        return start + timedelta(seconds=self.deps.bootstrap_timeout_s)

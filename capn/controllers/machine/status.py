@@ -1,0 +1,138 @@
+"""The NestedMachine's status, computed from what the phases came to. Pure; runs after every attempt."""
+
+from __future__ import annotations
+
+from capn.api.conditions import ConditionSet, MachineCondition, is_true
+from capn.api.machine import Address, BootstrapStatus, NestedMachineStatus, NodeReference
+from capn.build.report import ReportState
+from capn.controllers.machine.scope import MachineScope
+from capn.controllers.phases import Failed, Outcome, Progress, Wait
+from capn.errors import TerminalError, TransientError
+
+PHASED = (
+    MachineCondition.BOOTSTRAP_DATA_READY,
+    MachineCondition.INFRASTRUCTURE_READY,
+    MachineCondition.BOOTSTRAP_SUCCEEDED,
+    MachineCondition.NODE_HEALTHY,
+)
+DONE_REASON = {
+    MachineCondition.BOOTSTRAP_DATA_READY: "Available",
+    MachineCondition.INFRASTRUCTURE_READY: "MachineRunning",
+    MachineCondition.BOOTSTRAP_SUCCEEDED: "KubeadmDone",
+    MachineCondition.NODE_HEALTHY: "NodeReady",
+}
+
+
+def compute_status(scope: MachineScope, progress: Progress, *, now: str) -> NestedMachineStatus:
+    """The status of a machine that is neither paused nor being deleted."""
+    previous, generation = scope.machine.status, scope.machine.metadata.generation
+    conditions = ConditionSet(previous.conditions, now=now, generation=generation)
+    for kind in PHASED:
+        _set_phased(conditions, kind, scope, progress)
+    _set_ready(conditions)
+    error = progress.error
+    failed = isinstance(error, TerminalError)
+    return NestedMachineStatus(
+        observed_generation=generation,
+        phase=_phase(conditions, failed=failed),
+        provider_id=scope.provider_id if scope.observed is not None else previous.provider_id,
+        addresses=_addresses(scope),
+        node_ref=_node_ref(scope),
+        bootstrap=_bootstrap(scope),
+        failure_reason=error.reason if failed and error is not None else None,
+        failure_message=str(error)[:4096] if failed else None,
+        conditions=conditions.build(),
+    )
+
+
+def compute_paused_status(scope: MachineScope, *, now: str) -> NestedMachineStatus:
+    """The previous status with Paused set."""
+    return _overlay(
+        scope, MachineCondition.PAUSED, "Paused", "the cluster's spec.paused is true: nothing is changed", "Paused", now
+    )
+
+
+def compute_deleting_status(scope: MachineScope, outcome: Outcome, *, now: str) -> NestedMachineStatus:
+    """The previous status with what deletion is waiting for."""
+    reason, message = "Deleting", "deletion has begun"
+    if isinstance(outcome, Wait):
+        reason, message = outcome.reason, outcome.message
+    if isinstance(outcome, Failed):
+        reason, message = outcome.error.reason, str(outcome.error)
+    return _overlay(scope, MachineCondition.DELETING, reason, message, "Deleting", now)
+
+
+def _overlay(  # noqa: PLR0913 - one line of a table a call
+    scope: MachineScope, kind: MachineCondition, reason: str, message: str, phase: str, now: str
+) -> NestedMachineStatus:
+    previous, generation = scope.machine.status, scope.machine.metadata.generation
+    conditions = ConditionSet(previous.conditions, now=now, generation=generation)
+    conditions.set(kind, "True", reason, message)
+    conditions.set(MachineCondition.READY, "False", reason, message)
+    kept = [condition for condition in previous.conditions if conditions.get(condition.type) is None]
+    return previous.model_copy(
+        update={"observed_generation": generation, "phase": phase, "conditions": [*conditions.build(), *kept]}
+    )
+
+
+def _set_phased(conditions: ConditionSet, kind: MachineCondition, scope: MachineScope, progress: Progress) -> None:
+    if kind not in progress.outcomes:
+        if is_true(scope.machine.status.conditions, kind) and kind is not MachineCondition.NODE_HEALTHY:
+            conditions.set(kind, "True", DONE_REASON[kind])
+        else:
+            conditions.set(kind, "Unknown", "Waiting", f"waiting for {progress.stopped_at or 'earlier steps'}")
+        return
+    outcome = progress.outcomes[kind]
+    if outcome is None:
+        conditions.set(kind, "True", DONE_REASON[kind])
+    elif isinstance(outcome, Wait):
+        conditions.set(kind, "False", outcome.reason, outcome.message)
+    else:
+        silent = kind is MachineCondition.NODE_HEALTHY and isinstance(outcome.error, TransientError)
+        conditions.set(kind, "Unknown" if silent else "False", outcome.error.reason, str(outcome.error))
+
+
+def _set_ready(conditions: ConditionSet) -> None:
+    conditions.set(MachineCondition.PAUSED, "False", "NotPaused")
+    lacking = next((kind for kind in PHASED if not conditions.is_true(kind)), None)
+    if lacking is None:
+        conditions.set(MachineCondition.READY, "True", "MachineReady")
+        return
+    why = conditions.get(lacking)
+    reason, message = (why.reason, why.message) if why is not None else ("Waiting", "")
+    conditions.set(MachineCondition.READY, "False", reason, f"{lacking}: {message}")
+
+
+def _phase(conditions: ConditionSet, *, failed: bool) -> str:
+    if failed:
+        return "Failed"
+    if conditions.is_true(MachineCondition.READY):
+        return "Running"
+    if conditions.is_true(MachineCondition.INFRASTRUCTURE_READY):
+        return "Bootstrapping"
+    return "Provisioning" if conditions.is_true(MachineCondition.BOOTSTRAP_DATA_READY) else "Pending"
+
+
+def _addresses(scope: MachineScope) -> list[Address]:
+    if scope.observed is None:
+        return scope.machine.status.addresses
+    return [
+        Address(type="Hostname", address=scope.name),
+        *(Address(type="InternalIP", address=address) for address in scope.observed.addresses),
+    ]
+
+
+def _node_ref(scope: MachineScope) -> NodeReference | None:
+    if scope.node is None:
+        return scope.machine.status.node_ref
+    return NodeReference(name=scope.name, uid=str(scope.node["metadata"].get("uid", ""))[:64])
+
+
+def _bootstrap(scope: MachineScope) -> BootstrapStatus | None:
+    report = scope.report
+    if report is None:
+        return scope.machine.status.bootstrap
+    failed = report.state is ReportState.FAILED
+    return BootstrapStatus(
+        stage=report.stage, failed=True if failed else None, log_tail=report.tail if failed and report.tail else None
+    )

@@ -1,0 +1,95 @@
+"""From the custom resources to a machine's user-data: which kubeadm config, which keys.
+
+Role: pure; the same inputs give the same bytes. Must not: give keys to a worker.
+"""
+
+from __future__ import annotations
+
+from capn import names
+from capn.api.cluster import Endpoint, NestedCluster
+from capn.api.machine import NestedMachine
+from capn.api.machine_template import Taint
+from capn.build.cloudinit import BootstrapMode, UserDataInput, build_user_data
+from capn.build.kubeadm import ClusterConfigInput, JoinInput, NodeInput, build_init_config, build_join_config
+from capn.build.pki import ClusterPki, ca_cert_hash
+
+
+def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
+    *,
+    cluster: NestedCluster,
+    machine: NestedMachine,
+    endpoint: Endpoint,
+    pki: ClusterPki,
+    provider_id: str,
+    token: str | None,
+) -> bytes:
+    """User-data of the machine; `token` None means that it initializes the cluster instead of joining it."""
+    mode = compute_mode(machine, joins=token is not None)
+    node = NodeInput(
+        name=machine.metadata.name,
+        provider_id=provider_id,
+        labels=machine.spec.labels,
+        taints=compute_taints(cluster, machine),
+    )
+    if token is None:
+        config = _build_init(cluster, endpoint, node)
+    else:
+        config = build_join_config(
+            JoinInput(
+                node=node,
+                endpoint_host=endpoint.host,
+                endpoint_port=endpoint.port,
+                ca_cert_hash=ca_cert_hash(pki.ca.cert_pem),
+                token=token,
+                control_plane=mode is BootstrapMode.JOIN_CONTROL_PLANE,
+            )
+        )
+    return build_user_data(
+        UserDataInput(
+            hostname=machine.metadata.name,
+            mode=mode,
+            endpoint_host=endpoint.host,
+            endpoint_port=endpoint.port,
+            kubeadm_config=config,
+            pki=None if mode is BootstrapMode.JOIN_WORKER else pki,
+        )
+    )
+
+
+def compute_mode(machine: NestedMachine, *, joins: bool) -> BootstrapMode:
+    """What kubeadm does on this machine."""
+    if machine.spec.role == names.ROLE_WORKER:
+        return BootstrapMode.JOIN_WORKER
+    return BootstrapMode.JOIN_CONTROL_PLANE if joins else BootstrapMode.INIT
+
+
+def compute_taints(cluster: NestedCluster, machine: NestedMachine) -> list[Taint] | None:
+    """The node's taints; None leaves kubeadm's own, which keeps pods off control planes.
+
+    A cluster without workers has its pods on the control plane: else the smallest manifest would run nothing.
+    """
+    if machine.spec.role == names.ROLE_WORKER:
+        return machine.spec.taints
+    return None if cluster.spec.workers else []
+
+
+def _build_init(cluster: NestedCluster, endpoint: Endpoint, node: NodeInput) -> str:
+    spec = cluster.spec
+    plane = spec.control_plane
+    return build_init_config(
+        ClusterConfigInput(
+            version=spec.version,
+            cluster=cluster.metadata.name,
+            endpoint_host=endpoint.host,
+            endpoint_port=endpoint.port,
+            pod_cidr=spec.network.pod_cidr,
+            service_cidr=spec.network.service_cidr,
+            dns_domain=spec.network.dns_domain,
+            node=node,
+            sans=plane.extra_sans,
+            api_server_args=plane.api_server.extra_args,
+            controller_manager_args=plane.controller_manager.extra_args,
+            scheduler_args=plane.scheduler.extra_args,
+            etcd_args=plane.etcd.extra_args,
+        )
+    )

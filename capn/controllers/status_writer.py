@@ -1,0 +1,76 @@
+"""Writes a computed status, if it differs, and the events of its transitions.
+
+Role: the one place where status goes to the API server, by server-side apply on the status subresource. Inputs: the
+object's cached form, old and new status. Must not: decide anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from capn.api.conditions import compute_transitions
+from capn.api.meta import Condition, ObjectMeta
+from capn.api.resources import Resource
+from capn.controllers.deps import Cache, Recorder
+from capn.errors import ApiStatusError
+from capn.kube.client import KubeClient
+
+# Conditions that only sum up others: an event for each would say everything twice.
+QUIET = frozenset({"Reconciling", "Stalled", "Paused", "WorkersReady", "ControlPlaneReady"})
+NOT_FOUND = 404
+
+
+class StatusModel(Protocol):
+    """What both status models have."""
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """The conditions."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        ...
+
+
+async def write_status(  # noqa: PLR0913 - all of it is the one write
+    client: KubeClient,
+    cache: Cache,
+    recorder: Recorder,
+    resource: Resource,
+    meta: ObjectMeta,
+    *,
+    before: StatusModel,
+    after: StatusModel,
+) -> bool:
+    """Apply the status when it differs; True when it was written. An object that is gone by now is fine."""
+    if after.to_json() == before.to_json():
+        return False
+    obj = {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
+        "status": after.to_json(),
+    }
+    try:
+        cache.note_write(await client.apply(resource, obj, subresource="status"))
+    except ApiStatusError as error:
+        if error.code != NOT_FOUND:
+            raise
+        return False
+    for condition in select_transitions(before.conditions, after.conditions):
+        kind = "Normal" if condition.status == "True" else "Warning"
+        recorder.event(obj, kind, condition.reason, f"{condition.type}: {condition.message or condition.reason}")
+    return True
+
+
+def select_transitions(before: Sequence[Condition], after: Sequence[Condition]) -> list[Condition]:
+    """What people want to hear: what became true, and what failed; not each wait for the step before."""
+    return [
+        condition
+        for condition in compute_transitions(before, after)
+        if condition.type not in QUIET and (condition.status == "True" or not condition.reason.startswith("Waiting"))
+    ]
+
+

@@ -1,0 +1,1 @@
+"""Talk to Kubernetes APIs: parent and child, real and simulated."""

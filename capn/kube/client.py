@@ -1,0 +1,90 @@
+"""The narrow client Protocol through which everything in capn talks to a Kubernetes API, parent or child.
+
+Role: the seam between reconcilers and I/O. Implemented by `capn.kube.http.HttpKubeClient` (a real API server) and by
+`capn.kube.memory.MemoryKubeClient` (a double for scenario tests, scale and the memory provider); both pass one contract
+suite. Objects are plain JSON-shaped dicts here; the informer's hot path has its own decoder (`capn.kube.decode`).
+Must not: retry a reconcile (the queue does) or know capn's kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from capn.api.resources import Resource
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectList:
+    """One consistent list: its items and the revision to watch from."""
+
+    items: list[dict[str, Any]]
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One change. A BOOKMARK carries only a resourceVersion. An expired revision (410) ends the iterator with
+    `WatchExpiredError` instead of an event."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+    object: dict[str, Any]
+
+
+class KubeClient(Protocol):
+    """Typed verbs over one API server. Every call raises `UnreachableError` when there is no answer, `ConflictError`
+    on 409, `ApiStatusError` (with code) on other refusals; all within `timeout_s` of the client."""
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+        """The object, or None when there is none (404)."""
+        ...
+
+    async def list(
+        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> ObjectList:
+        """All objects of the kind, in one namespace or (None) in all."""
+        ...
+
+    def watch(
+        self,
+        resource: Resource,
+        *,
+        resource_version: str,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        timeout_s: float = 300.0,
+    ) -> AsyncIterator[WatchEvent]:
+        """Changes after `resource_version`, bookmarks included; ends by itself after about `timeout_s`."""
+        ...
+
+    async def create(self, resource: Resource, obj: Mapping[str, Any]) -> dict[str, Any]:
+        """POST; ConflictError (reason AlreadyExists) when the name is taken."""
+        ...
+
+    async def apply(
+        self, resource: Resource, obj: Mapping[str, Any], *, subresource: str | None = None, force: bool = True
+    ) -> dict[str, Any]:
+        """Server-side apply as field manager `capn`; `obj` holds only the fields we own, and its name and namespace.
+        A `metadata.uid` in it makes the write fail with ConflictError when the live object is another one (or none)."""
+        ...
+
+    async def merge_patch(
+        self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """JSON merge patch, for what apply cannot say (removing a finalizer); None when the object is gone."""
+        ...
+
+    async def delete(
+        self, resource: Resource, name: str, namespace: str | None = None, *, uid: str | None = None
+    ) -> bool:
+        """Delete (background propagation), with a UID precondition when given; False when there was nothing."""
+        ...
+
+    async def get_raw(self, path: str) -> tuple[int, str]:
+        """GET of a non-resource path such as `/readyz` or `/version`: (HTTP status, body of at most 1 MiB)."""
+        ...
+
+    async def close(self) -> None:
+        """Free the connections."""
+        ...

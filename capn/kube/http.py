@@ -1,0 +1,317 @@
+"""`HttpKubeClient`: the verbs of `KubeClient` over a real API server.
+
+Role: builds paths and bodies, maps answers to objects and errors, bounds every call by `timeout_s`. JSON by msgspec;
+list and watch decode straight into `Object` for informers. Made by `capn.kube.connect` and `capn.kube.child`.
+Must not: know capn's kinds, or load credentials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+
+from capn import names
+from capn.api.resources import Resource
+from capn.errors import ApiStatusError, NotFoundError, UnreachableError
+from capn.kube.client import ObjectList, WatchEvent
+from capn.kube.decode import (
+    CompactList,
+    ListMeta,
+    Object,
+    ObjectEvent,
+    RawEvent,
+    RawList,
+    decode_dict,
+    decode_object,
+    encode,
+)
+from capn.kube.errors import Status, WatchExpiredError, build_error, decode_status
+from capn.kube.paths import build_path, build_query, object_key
+from capn.kube.retry import retry_blips
+from capn.kube.transport import Answer, Transport, read_capped, read_lines
+
+T = TypeVar("T")
+RawItems = list[msgspec.Raw]
+Observer = Callable[[str, str], None]
+"""Told (method, code) after each request; code is `<error>` when there was no answer."""
+
+JSON = "application/json"
+APPLY = "application/apply-patch+yaml"  # every JSON document is YAML
+MERGE = "application/merge-patch+json"
+CHUNK = "500"
+# The API server sends a bookmark about every minute; after two of them missing, the stream is dead.
+WATCH_SILENCE_S = 130.0
+WATCH_SLACK_S = 15.0
+
+_WRITE = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}
+_RAW_LIST = msgspec.json.Decoder(RawList)
+_RAW_EVENT = msgspec.json.Decoder(RawEvent)
+_EVENT_TYPES = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """One call. `what` names it in errors; not `idempotent`: it is not sent again when it may have happened."""
+
+    method: str
+    path: str
+    what: str
+    limit: int
+    body: bytes | None = None
+    content_type: str | None = None
+    idempotent: bool = True
+
+
+class HttpKubeClient:
+    """`KubeClient` and `CompactReader` over HTTP. `timeout_s` bounds a call with all its retries."""
+
+    def __init__(self, transport: Transport, *, timeout_s: float = 30.0, on_request: Observer | None = None) -> None:
+        self._transport = transport
+        self._limits = transport.limits
+        self._timeout_s = timeout_s
+        self._on_request = on_request
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+        """The object, or None when there is none."""
+        path = build_path(resource, namespace=namespace, name=name)
+        try:
+            return await self._object(self._request("GET", path, what=f"get {resource.plural} {name}"))
+        except NotFoundError:
+            return None
+
+    async def list(
+        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> ObjectList:
+        """All objects, fetched in chunks that show one revision."""
+        raw, revision = await self._list(resource, namespace=namespace, label_selector=label_selector)
+        items = [_dict(item, f"list {resource.plural}") for item in raw]
+        for item in items:  # items of built-in kinds lack both
+            item.setdefault("apiVersion", resource.api_version)
+            item.setdefault("kind", resource.kind)
+        return ObjectList(items, revision)
+
+    async def list_compact(
+        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> CompactList:
+        """As `list`, decoded straight into compact objects."""
+        raw, revision = await self._list(resource, namespace=namespace, label_selector=label_selector)
+        return CompactList([_compact(item, resource) for item in raw], revision)
+
+    async def watch(
+        self,
+        resource: Resource,
+        *,
+        resource_version: str,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        timeout_s: float = 300.0,
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """Changes after `resource_version`. WatchExpiredError when that revision is gone."""
+        path = _watch_path(resource, namespace, label_selector, resource_version, timeout_s)
+        async with aclosing(self._events(path, f"watch {resource.plural}", timeout_s)) as events:
+            async for event in events:
+                yield WatchEvent(event.type, _dict(event.object, f"watch {resource.plural}"))  # type: ignore[arg-type]  # checked in _events
+
+    async def watch_compact(
+        self,
+        resource: Resource,
+        *,
+        resource_version: str,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        timeout_s: float = 300.0,
+    ) -> AsyncGenerator[ObjectEvent, None]:
+        """As `watch`, decoded straight into compact objects."""
+        path = _watch_path(resource, namespace, label_selector, resource_version, timeout_s)
+        async with aclosing(self._events(path, f"watch {resource.plural}", timeout_s)) as events:
+            async for event in events:
+                yield ObjectEvent(event.type, _compact(event.object, resource))  # type: ignore[arg-type]  # as above
+
+    async def create(self, resource: Resource, obj: Mapping[str, Any]) -> dict[str, Any]:
+        """POST; never sent twice unless the server said that it did nothing."""
+        namespace, name = object_key(resource, obj)
+        path = build_path(resource, namespace=namespace) + build_query(_WRITE)
+        what = f"create {resource.plural} {name}"
+        return await self._object(
+            self._request("POST", path, what=what, body=_typed(resource, obj), content_type=JSON, idempotent=False)
+        )
+
+    async def apply(
+        self, resource: Resource, obj: Mapping[str, Any], *, subresource: str | None = None, force: bool = True
+    ) -> dict[str, Any]:
+        """Server-side apply as field manager `capn`."""
+        namespace, name = object_key(resource, obj)
+        path = build_path(resource, namespace=namespace, name=name, subresource=subresource)
+        path += build_query({**_WRITE, "force": "true" if force else "false"})
+        what = f"apply {resource.plural} {name}"
+        return await self._object(
+            self._request("PATCH", path, what=what, body=_typed(resource, obj), content_type=APPLY)
+        )
+
+    async def merge_patch(
+        self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """JSON merge patch; None when the object is gone."""
+        path = build_path(resource, namespace=namespace, name=name) + build_query(_WRITE)
+        what = f"patch {resource.plural} {name}"
+        try:
+            return await self._object(self._request("PATCH", path, what=what, body=encode(patch), content_type=MERGE))
+        except NotFoundError:
+            return None
+
+    async def delete(
+        self, resource: Resource, name: str, namespace: str | None = None, *, uid: str | None = None
+    ) -> bool:
+        """DELETE in the background; False when there was nothing."""
+        options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        path = build_path(resource, namespace=namespace, name=name)
+        what = f"delete {resource.plural} {name}"
+        try:
+            await self._call(self._request("DELETE", path, what=what, body=encode(options), content_type=JSON))
+        except NotFoundError:
+            return False
+        return True
+
+    async def get_raw(self, path: str) -> tuple[int, str]:
+        """GET of a path of your own, such as `/readyz`: (status, body)."""
+        request = _Request(method="GET", path=path, what=f"GET {path}", limit=self._limits.raw_bytes)
+        answer = await self._timed(request, lambda: self._send(request))
+        return answer.status, answer.body.decode("utf-8", "replace")
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self._transport.close()
+
+    async def _list(
+        self, resource: Resource, *, namespace: str | None, label_selector: str | None
+    ) -> tuple[RawItems, str]:
+        items: RawItems = []
+        budget = self._limits.list_bytes
+        params: dict[str, str | None] = {"labelSelector": label_selector, "limit": CHUNK}
+        what = f"list {resource.plural}"
+        while True:
+            path = build_path(resource, namespace=namespace) + build_query(params)
+            try:
+                answer = await self._call(_Request(method="GET", path=path, what=what, limit=budget))
+            except WatchExpiredError:
+                if "continue" not in params:
+                    raise
+                # The chunks' revision was compacted under us: all at once needs no cursor.
+                items, budget, params = [], self._limits.list_bytes, {"labelSelector": label_selector}
+                continue
+            chunk = _decode(_RAW_LIST, answer.body, what)
+            items += chunk.items or []
+            budget -= len(answer.body)
+            meta: ListMeta = chunk.metadata
+            if not meta.cursor:
+                return items, meta.resource_version
+            params["continue"] = meta.cursor
+
+    async def _events(self, path: str, what: str, timeout_s: float) -> AsyncGenerator[RawEvent, None]:
+        silence_s = min(timeout_s + WATCH_SLACK_S, WATCH_SILENCE_S)
+        async with self._transport.stream(path, silence_s=silence_s) as response:
+            self._observe("WATCH", str(response.status))
+            if response.status != HTTPStatus.OK:
+                body = await read_capped(response, self._limits.raw_bytes)
+                raise build_error(response.status, decode_status(body), what=what)
+            async with aclosing(read_lines(response, self._limits.object_bytes)) as lines:
+                async for line in lines:
+                    yield _checked(_decode(_RAW_EVENT, line, what), what)
+
+    def _request(self, method: str, path: str, **rest: Any) -> _Request:  # noqa: ANN401 - the dataclass types them
+        return _Request(method=method, path=path, limit=self._limits.object_bytes, **rest)
+
+    async def _object(self, request: _Request) -> dict[str, Any]:
+        answer = await self._call(request)
+        return _dict(answer.body, request.what)
+
+    async def _call(self, request: _Request) -> Answer:
+        async def once() -> Answer:
+            answer = await self._send(request)
+            if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+                status = decode_status(answer.body)
+                raise build_error(answer.status, status, what=request.what, retry_after_s=answer.retry_after_s)
+            return answer
+
+        return await self._timed(request, lambda: retry_blips(once, idempotent=request.idempotent))
+
+    async def _timed(self, request: _Request, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await call()
+        except TimeoutError as error:
+            raise UnreachableError(f"{request.what}: no answer within {self._timeout_s:g} s") from error
+
+    async def _send(self, request: _Request) -> Answer:
+        try:
+            answer = await self._transport.send(
+                request.method, request.path, limit=request.limit, body=request.body, content_type=request.content_type
+            )
+        except UnreachableError:
+            self._observe(request.method, "<error>")
+            raise
+        self._observe(request.method, str(answer.status))
+        return answer
+
+    def _observe(self, method: str, code: str) -> None:
+        if self._on_request is not None:
+            self._on_request(method, code)
+
+
+def _watch_path(
+    resource: Resource, namespace: str | None, label_selector: str | None, revision: str, timeout_s: float
+) -> str:
+    query = {
+        "watch": "true",
+        "allowWatchBookmarks": "true",
+        "resourceVersion": revision,
+        "labelSelector": label_selector,
+        "timeoutSeconds": str(max(1, int(timeout_s))),
+    }
+    return build_path(resource, namespace=namespace) + build_query(query)
+
+
+def _typed(resource: Resource, obj: Mapping[str, Any]) -> bytes:
+    """The body of a write: what the caller gave, with the kind that the path says."""
+    return encode({**obj, "apiVersion": resource.api_version, "kind": resource.kind})
+
+
+def _checked(event: RawEvent, what: str) -> RawEvent:
+    if event.type in _EVENT_TYPES:
+        return event
+    status = decode_status(bytes(event.object)) if event.type == "ERROR" else Status(message=event.type)
+    raise build_error(status.code or HTTPStatus.INTERNAL_SERVER_ERROR, status, what=what)
+
+
+def _compact(data: msgspec.Raw, resource: Resource) -> Object:
+    try:
+        return decode_object(data, resource)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise _bad_answer(resource.plural, error) from error
+
+
+def _dict(data: bytes | msgspec.Raw, what: str) -> dict[str, Any]:
+    try:
+        return decode_dict(data)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise _bad_answer(what, error) from error
+
+
+def _decode(decoder: msgspec.json.Decoder[T], data: bytes, what: str) -> T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise _bad_answer(what, error) from error
+
+
+def _bad_answer(what: str, error: Exception) -> ApiStatusError:
+    message = f"{what}: the answer is not what an API server sends: {error}"
+    return ApiStatusError(HTTPStatus.BAD_GATEWAY, message, reason="BadAnswer")

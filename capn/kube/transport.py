@@ -1,0 +1,172 @@
+"""HTTP to one API server: one aiohttp session, bodies capped, failures as `UnreachableError`.
+
+Role: below `HttpKubeClient`, above aiohttp. Inputs are paths and bytes, outputs statuses and bytes. Redirects are never
+followed. Must not: know Kubernetes objects, decide about retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from capn.errors import UnreachableError
+
+MIB = 1 << 20
+_MAX_DIGITS = 5
+CONNECT_TIMEOUT_S = 10.0
+# Text of every failure to connect; the address is in aiohttp's own text.
+_NO_ANSWER = "no answer from the API server"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Most bytes of an answer: a single object (also a watch line), a list, anything else."""
+
+    object_bytes: int = 16 * MIB
+    list_bytes: int = 256 * MIB
+    raw_bytes: int = MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer, read to its end."""
+
+    status: int
+    body: bytes
+    retry_after_s: float | None = None
+
+
+async def _no_headers() -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transport:
+    """A session with an API server. `authorize` gives the headers of a request (it may refresh a token)."""
+
+    base_url: str
+    session: aiohttp.ClientSession = field(repr=False)
+    authorize: Callable[[], Awaitable[dict[str, str]]] = field(default=_no_headers, repr=False)
+    request_args: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    limits: Limits = field(default_factory=Limits)
+
+    async def send(
+        self, method: str, path: str, *, limit: int, body: bytes | None = None, content_type: str | None = None
+    ) -> Answer:
+        """One request, answered in full. UnreachableError when there is no answer or it is larger than `limit`."""
+        async with self._open(method, path, body=body, content_type=content_type) as response:
+            data = await _read(response, limit)
+            return Answer(response.status, data, _retry_after(response))
+
+    @contextlib.asynccontextmanager
+    async def stream(self, path: str, *, silence_s: float) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A GET whose body is read as it comes; UnreachableError when nothing comes for `silence_s` seconds."""
+        async with self._open("GET", path, silence_s=silence_s) as response:
+            _keep_alive(response)
+            yield response
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self.session.close()
+
+    @contextlib.asynccontextmanager
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        content_type: str | None = None,
+        silence_s: float | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "capn"}
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+        try:
+            headers.update(await self.authorize())
+            async with self.session.request(
+                method,
+                URL(self.base_url + path, encoded=True),
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=silence_s),
+                **self.request_args,
+            ) as response:
+                yield response
+        except (aiohttp.ClientError, OSError) as error:
+            # TimeoutError is an OSError: aiohttp's own timeouts land here too, the caller's deadline does not.
+            raise UnreachableError(f"{_NO_ANSWER}: {_describe(error)}") from error
+        except RuntimeError as error:
+            if self.session.closed:  # aiohttp says 'Session is closed' by a bare RuntimeError
+                raise UnreachableError(f"{_NO_ANSWER}: the client is closed") from error
+            raise
+
+
+async def read_lines(response: aiohttp.ClientResponse, limit: int) -> AsyncGenerator[bytes, None]:
+    """The lines of a body as they come, none longer than `limit` bytes (UnreachableError)."""
+    # aiohttp's readline has a fixed limit of its own; objects are larger.
+    pending: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        *ended, rest = chunk.split(b"\n")
+        for part in ended:
+            pending.append(part)
+            line = b"".join(pending)
+            pending, size = [], 0
+            if line:
+                yield line
+        if rest:
+            pending.append(rest)
+            size += len(rest)
+            if size > limit:
+                raise UnreachableError(f"a watch line is longer than {limit} bytes")
+
+
+async def read_capped(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The whole body; UnreachableError when it is longer than `limit` bytes."""
+    return await _read(response, limit)
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > limit:
+            response.close()  # or the session would go on reading what nobody wants
+            raise UnreachableError(f"the answer is longer than {limit} bytes")
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    # Kubernetes sends seconds only; a date or nonsense of a hostile server counts as not told.
+    return float(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
+
+
+def _keep_alive(response: aiohttp.ClientResponse) -> None:
+    """Let the kernel notice a dead peer of a long-lived, mostly silent connection in about 30 s."""
+    transport = response.connection.transport if response.connection else None
+    sock = transport.get_extra_info("socket") if transport else None
+    if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, option):  # not on every system
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, asyncio.TimeoutError):
+        return "timed out"
+    return str(error) or type(error).__name__

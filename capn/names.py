@@ -1,0 +1,96 @@
+"""Every name that capn gives: groups, labels, annotations, Secrets, machines, hypervisor objects.
+
+Role: pure and deterministic, so that what exists can be found again after any crash. Inputs are names and UIDs, outputs
+strings. Must not: hold random or time-dependent parts, or be parsed back (ownership is by UID stamps, never by name).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+
+GROUP = "capn.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+FIELD_MANAGER = "capn"
+FINALIZER = f"{GROUP}/finalizer"
+
+LABEL_CLUSTER = f"{GROUP}/cluster"
+LABEL_ROLE = f"{GROUP}/role"
+LABEL_POOL = f"{GROUP}/pool"
+# Cluster API's own label: existing tools find a cluster's Secrets by it.
+LABEL_CAPI_CLUSTER = "cluster.x-k8s.io/cluster-name"
+SECRET_TYPE_CAPI = "cluster.x-k8s.io/secret"  # noqa: S105 - a type's name, not a secret
+ANNOTATION_OWNER_UID = f"{GROUP}/owner-uid"
+
+ROLE_CONTROL_PLANE = "control-plane"
+ROLE_WORKER = "worker"
+
+# Namespace of every UUIDv5 we derive. Fixed for ever: changing it would orphan each running domain.
+_UUID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, GROUP)
+
+
+def build_domain_uuid(machine_uid: str) -> str:
+    """The hypervisor's UUID for the machine with this Kubernetes UID (UUIDv5, so one machine can have one VM only)."""
+    return str(uuid.uuid5(_UUID_NAMESPACE, machine_uid))
+
+
+def build_network_uuid(cluster_uid: str) -> str:
+    """The hypervisor's UUID for the network of the cluster with this Kubernetes UID."""
+    return str(uuid.uuid5(_UUID_NAMESPACE, f"network/{cluster_uid}"))
+
+
+def build_provider_id(kind: str, *, namespace: str, cluster: str, machine: str, machine_uid: str) -> str:
+    """The node's provider ID, unique over namespaces, clusters and rebuilt machines of one name."""
+    return f"capn-{kind}://{namespace}/{cluster}/{machine}/{build_domain_uuid(machine_uid)}"
+
+
+def build_mac(machine_uid: str) -> str:
+    """A stable MAC address of the machine: QEMU's prefix 52:54:00 and 24 bits of the UID's hash."""
+    digest = hashlib.sha256(machine_uid.encode()).digest()
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
+def build_short_id(uid: str) -> str:
+    """Ten hex digits that stand for a UID where a name is short (bridges, volumes)."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:10]
+
+
+def secret_ca(cluster: str) -> str:
+    """The cluster CA's Secret, as Cluster API names it."""
+    return f"{cluster}-ca"
+
+
+def secret_etcd(cluster: str) -> str:
+    """The etcd CA's Secret."""
+    return f"{cluster}-etcd"
+
+
+def secret_proxy(cluster: str) -> str:
+    """The front-proxy CA's Secret."""
+    return f"{cluster}-proxy"
+
+
+def secret_sa(cluster: str) -> str:
+    """The service-account key pair's Secret."""
+    return f"{cluster}-sa"
+
+
+def secret_kubeconfig(cluster: str) -> str:
+    """The administrator's kubeconfig Secret (key `value`)."""
+    return f"{cluster}-kubeconfig"
+
+
+def secret_bootstrap(machine: str) -> str:
+    """The machine's bootstrap data Secret (keys `value`, `format`)."""
+    return f"{machine}-bootstrap"
+
+
+def control_plane_machine(cluster: str, ordinal: int) -> str:
+    """Name of the n-th control-plane machine, counted from 0; also its node's name."""
+    return f"{cluster}-cp-{ordinal}"
+
+
+def worker_machine(cluster: str, pool: str, ordinal: int) -> str:
+    """Name of the n-th machine of a worker pool, counted from 0; also its node's name."""
+    return f"{cluster}-{pool}-{ordinal}"

@@ -1,0 +1,155 @@
+"""The provider Protocol: what a hypervisor must do for capn.
+
+Role: the seam between reconcilers and machines. `libvirt`, `memory` (and later `kubevirt`, `parent`) implement it and
+pass one contract suite (tests/contract). Every call is idempotent and may be repeated after any crash; observe writes
+nothing; what is gone is `None`. Must not: read or write Kubernetes objects, or keep state that a restart loses and
+correctness needs.
+
+Errors: `InvalidSpecError` / `TerminalError` (unknown image, no capacity, not ours), `UnreachableError` (hypervisor down).
+Reasons used: ImageNotFound, InsufficientMemory, CIDRCollision, OwnedByAnother, HypervisorUnreachable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from capn import names
+from capn.kube.client import KubeClient
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRef:
+    """Which cluster: enough to find and to delete what a provider made for it."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRequest:
+    """Desired infrastructure of a cluster. CIDRs are those of the child, so that the provider can refuse overlaps."""
+
+    ref: ClusterRef
+    pod_cidr: str
+    service_cidr: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedCluster:
+    """What the provider has for the cluster. `endpoint_host` is fixed before the first machine exists."""
+
+    endpoint_host: str
+    endpoint_port: int
+    machine_cidr: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineRef:
+    """Which machine: enough to find, to watch and to delete its VM."""
+
+    cluster: ClusterRef
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineRequest:
+    """Desired machine. `bootstrap_data` is cloud-init user-data (secret; in memory and in the seed image only);
+    None means that the machine is past its bootstrap and needs no seed."""
+
+    ref: MachineRef
+    role: str  # names.ROLE_CONTROL_PLANE | names.ROLE_WORKER
+    ordinal: int  # control plane 0 has the cluster's endpoint address
+    version: str  # v1.37.2
+    image: str | None  # None: the provider's image for `version`
+    cpus: int
+    memory_mib: int
+    disk_gib: int
+    bootstrap_data: bytes | None = field(repr=False, default=None)
+
+
+class MachineState(StrEnum):
+    """The VM's own state, whatever the guest does."""
+
+    CREATING = "Creating"
+    RUNNING = "Running"
+    PAUSED = "Paused"
+    STOPPED = "Stopped"
+    CRASHED = "Crashed"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedMachine:
+    """The VM as the hypervisor has it. `provider_id` is `capn-<kind>://<namespace>/<cluster>/<machine>/<vm uuid>`."""
+
+    provider_id: str
+    state: MachineState
+    addresses: tuple[str, ...]
+    seed_attached: bool
+    message: str = ""
+
+
+class Provider(Protocol):
+    """One endpoint (one hypervisor connection) that the administrator named in the settings."""
+
+    kind: str
+
+    async def observe_cluster(self, ref: ClusterRef) -> ObservedCluster | None:
+        """What exists for the cluster, or None."""
+        ...
+
+    async def ensure_cluster(self, request: ClusterRequest) -> ObservedCluster:
+        """Make the cluster's network (and the like) if it is missing; adopt it if it is ours."""
+        ...
+
+    async def delete_cluster(self, ref: ClusterRef) -> bool:
+        """Remove what is ours; True when nothing is left (False: call again)."""
+        ...
+
+    async def observe_machine(self, ref: MachineRef) -> ObservedMachine | None:
+        """The VM, or None. Never writes."""
+        ...
+
+    async def plan_machine(self, request: MachineRequest) -> None:
+        """Raise what would make `ensure_machine` fail for good (image, memory, disk), writing nothing."""
+        ...
+
+    async def ensure_machine(self, request: MachineRequest) -> ObservedMachine:
+        """Volume, seed, address and VM: make what is missing, start what is stopped, adopt what is ours."""
+        ...
+
+    async def release_bootstrap_data(self, ref: MachineRef) -> None:
+        """Detach and delete the seed image. Called once the node has joined."""
+        ...
+
+    async def delete_machine(self, ref: MachineRef) -> bool:
+        """Stop and remove VM, volumes, seed and address entry; True when nothing is left."""
+        ...
+
+    def console(self, ref: MachineRef) -> AsyncIterator[bytes]:
+        """The guest's serial console from now on, in chunks; ends when the VM stops or the stream breaks (reopen it).
+        Raises NotFoundError when there is no VM. At most one reader a machine is needed."""
+        ...
+
+    def changes(self) -> AsyncIterator[MachineRef]:
+        """Machines whose VM changed state without our doing (stopped, crashed, undefined), as they happen."""
+        ...
+
+    async def open_child(self, ref: ClusterRef, kubeconfig: bytes) -> KubeClient:
+        """A client for the child's API with this (validated) kubeconfig, by the route that this provider has."""
+        ...
+
+    async def close(self) -> None:
+        """End connections and threads; machines go on."""
+        ...
+
+
+def build_provider_id(kind: str, ref: MachineRef) -> str:
+    """The machine's provider ID, known before its VM exists: `capn-<kind>://<namespace>/<cluster>/<machine>/<uuid>`."""
+    vm = names.build_domain_uuid(ref.uid)
+    return f"capn-{kind}://{ref.cluster.namespace}/{ref.cluster.name}/{ref.name}/{vm}"

@@ -1,0 +1,1 @@
+"""Machines in libvirt, local or remote, by libvirt's API alone."""

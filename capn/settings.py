@@ -1,0 +1,102 @@
+"""The administrator's settings: endpoints, limits, where things are.
+
+Role: typed settings from a YAML file and `CAPN_*` environment variables; read once by the composition root and passed
+down. What users may name in a NestedCluster is only an endpoint's NAME; its address and credentials stay here.
+Must not: be read anywhere but in the composition roots (`capn.cli`, `capn.dev`), except for `cache_dir`.
+"""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from capn.errors import InvalidSpecError
+
+
+def cache_dir() -> Path:
+    """Where everything built or downloaded is kept between runs: $CAPN_CACHE, or capn/ in the user's cache directory."""
+    if explicit := os.environ.get("CAPN_CACHE"):
+        return Path(explicit)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "capn"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LibvirtEndpoint(_Strict):
+    """One libvirt connection."""
+
+    kind: Literal["libvirt"] = "libvirt"
+    uri: str = Field(default="qemu:///system", description="libvirt URI; remote ones by qemu+ssh or qemu+tls.")
+    accel: Literal["kvm", "emulate"] = Field(default="kvm", description="KVM, or software emulation (slow).")
+    pool: str = Field(default="capn", description="Storage pool (type dir) for images, disks and seeds.")
+    pool_path: str = Field(default="/var/lib/libvirt/capn", description="Where that pool is on the hypervisor.")
+    network_pool: IPv4Network = Field(
+        default=IPv4Network("10.89.0.0/16"), description="Each cluster gets a /24 of this as its own NAT network."
+    )
+    network: str | None = Field(default=None, description="Existing libvirt network that clusters share instead.")
+    reserved_cidrs: tuple[IPv4Network, ...] = Field(
+        default=(), description="Networks that no cluster may overlap: the parent's pods, Services and nodes."
+    )
+    unsafe_disk_cache: bool = Field(default=False, description="cache=unsafe: fast, loses data when the host dies.")
+
+
+class MemoryEndpoint(_Strict):
+    """Simulated machines and child APIs, for scale and fault tests."""
+
+    kind: Literal["memory"] = "memory"
+    boot_s: float = Field(default=0.0, ge=0, description="Time from VM start to a Ready node.")
+    versions: tuple[str, ...] = Field(default=(), description="Versions with an image; empty: every version.")
+    memory_mib: int = Field(default=1 << 40, gt=0, description="Memory of the simulated host.")
+
+
+Endpoint = Annotated[LibvirtEndpoint | MemoryEndpoint, Field(discriminator="kind")]
+
+
+class Settings(BaseSettings):
+    """Everything that the controller can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="CAPN_", env_nested_delimiter="__", extra="ignore")
+
+    endpoints: dict[str, dict[str, Endpoint]] = Field(
+        default_factory=lambda: {"libvirt": {"default": LibvirtEndpoint()}},
+        description="Endpoints by kind, then by the name that users give.",
+    )
+    image_dir: Path | None = Field(default=None, description="Node images to upload; default: images/node in the cache.")
+    namespaces: tuple[str, ...] = Field(default=(), description="Namespaces to watch; empty: all.")
+    workers: int = Field(default=8, ge=1, le=256, description="Objects of one kind reconciled at once.")
+    leader_elect: bool = Field(default=True, description="Hold a Lease, so that one controller is active.")
+    lease_namespace: str = Field(default="capn-system", description="Where that Lease is.")
+    bind: str = Field(default="127.0.0.1", description="Address of /healthz, /readyz and /metrics.")
+    port: int = Field(default=8085, ge=0, le=65535, description="Its port; 0 takes a free one.")
+    log_format: Literal["console", "json"] = Field(default="console", description="Form of log lines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    bootstrap_timeout_s: float = Field(default=1800.0, gt=0, description="A machine that has not joined by then failed.")
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Settings from a YAML file (or only the environment). InvalidSpecError names the field and the file."""
+    data: object = {}
+    if path is not None:
+        try:
+            data = yaml.safe_load(path.read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise InvalidSpecError("--settings", f"cannot read {path}: {error}") from error
+    if not isinstance(data, dict):
+        raise InvalidSpecError("--settings", f"{path} must hold a mapping of settings")
+    if unknown := set(data) - set(Settings.model_fields):
+        raise InvalidSpecError(sorted(unknown)[0], f"unknown setting in {path}; known: {', '.join(Settings.model_fields)}")
+    try:
+        return Settings(**data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidSpecError(field or "settings", f"{first['msg']} (in {path or 'the environment'})") from error
