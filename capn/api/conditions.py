@@ -94,6 +94,16 @@ class ConditionSet:
         return list(self._current.values())
 
 
+def overlay(
+    previous: Sequence[Condition], kind: str, reason: str, message: str, *, now: str, generation: int
+) -> list[Condition]:
+    """The previous conditions with `kind` True and Ready False for that reason: an object that is paused or going."""
+    conditions = ConditionSet(previous, now=now, generation=generation)
+    conditions.set(kind, "True", reason, message)
+    conditions.set("Ready", "False", reason, message)
+    return [*conditions.build(), *(kept for kept in previous if conditions.get(kept.type) is None)]
+
+
 def compute_transitions(before: Sequence[Condition], after: Sequence[Condition]) -> list[Condition]:
     """Conditions of `after` that are new or whose status or reason differs: what deserves an event."""
     old = {condition.type: condition for condition in before}

@@ -1,8 +1,8 @@
 """One client and one node watch for each child cluster.
 
 Role: keeps connections to children and tells the machines' reconciler when a node changes, so that nothing polls.
-Inputs: kubeconfigs (hostile: the provider's `open_child` takes only server, CA and client certificate); output: `Child`.
-Must not: write to children.
+Inputs: kubeconfigs (hostile: the provider's `open_child` takes only server, CA and client certificate); output:
+`Child`. Must not: write to children.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from capn.api.resources import NODE
-from capn.errors import CapnError, UnreachableError
+from capn.errors import UnreachableError
 from capn.kube.client import KubeClient
+from capn.kube.decode import Object
 from capn.providers.base import ClusterRef, Provider
 from capn.runtime.informer import Informer
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,16 +68,16 @@ class ChildPool:
         """Begin to watch the child's nodes, once its API is known to answer."""
         entry = self._entries.get(ref.uid)
         if entry is not None and entry.task is None:
-            entry.task = asyncio.create_task(self._run(ref, entry.child.nodes), name=f"nodes/{ref.name}")
+            entry.task = asyncio.create_task(entry.child.nodes.run(), name=f"nodes/{ref.name}")
 
     async def sync_nodes(self, ref: ClusterRef) -> None:
         """Watch the nodes and wait for the first list. UnreachableError when the child does not answer in time."""
         self.watch_nodes(ref)
         entry = self._entries.get(ref.uid)
-        if entry is None or entry.child.nodes.synced.is_set():
+        if entry is None or entry.child.nodes.synced:
             return
         try:
-            await asyncio.wait_for(entry.child.nodes.synced.wait(), timeout=self._sync_timeout_s)
+            await asyncio.wait_for(entry.child.nodes.wait_synced(), timeout=self._sync_timeout_s)
         except TimeoutError:
             raise UnreachableError("the child's API server does not answer", reason="ChildUnreachable") from None
 
@@ -102,26 +99,22 @@ class ChildPool:
     def _build_informer(self, ref: ClusterRef, client: KubeClient) -> Informer:
         informer = Informer(client, NODE)
 
-        def on_change(old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+        def on_change(old: Object | None, new: Object | None) -> None:
             obj = new if new is not None else old
             if obj is not None and compute_node_essence(old) != compute_node_essence(new):
-                self._wake_node(ref, obj["metadata"]["name"])
+                self._wake_node(ref, obj.metadata.name)
 
         informer.add_handler(on_change)
         return informer
 
-    async def _run(self, ref: ClusterRef, informer: Informer) -> None:
-        try:
-            await informer.run()
-        except CapnError as error:
-            log.warning("the child's node watch ended", cluster=ref.name, error=str(error))
 
-
-def compute_node_essence(node: dict[str, Any] | None) -> object:
+def compute_node_essence(node: Object | None) -> object:
     """What of a node matters to its machine; heartbeats and image lists do not."""
     if node is None:
         return None
-    spec, status = node.get("spec", {}), node.get("status", {})
-    conditions = [(c["type"], c["status"], c.get("reason")) for c in status.get("conditions", [])]
-    meta = node["metadata"]
-    return (meta.get("uid"), meta.get("labels"), spec.get("providerID"), spec.get("unschedulable"), conditions)
+    decoded = node.to_dict()
+    conditions = [
+        (condition.get("type"), condition.get("status"), condition.get("reason"))
+        for condition in decoded.get("status", {}).get("conditions", ())
+    ]
+    return (node.metadata.uid, node.metadata.labels, decoded.get("spec", {}).get("providerID"), conditions)

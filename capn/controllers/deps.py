@@ -30,7 +30,7 @@ class Cache(Protocol):
         """All objects whose index function gave `value`."""
         ...
 
-    def note_write(self, obj: Mapping[str, Any]) -> None:
+    def note_write(self, obj: dict[str, Any]) -> None:
         """Remember our own write, so that a cache that is behind is not believed."""
         ...
 

@@ -1,7 +1,7 @@
 """From a cached object to its model, or a condition that says why not.
 
-The CRD refuses what the models refuse; this is for objects that were stored before a rule existed. Must not: stop others
-from being reconciled (the error is terminal for this key only).
+The CRD refuses what the models refuse; this is for objects that were stored before a rule existed. Must not: stop
+others from being reconciled (the error is terminal for this key only).
 """
 
 from __future__ import annotations

@@ -80,3 +80,12 @@ async def run_phases(phases: Sequence[Phase[ScopeT]], scope: ScopeT) -> Progress
             progress.stopped_at = phase.condition
             break
     return progress
+
+
+def describe(outcome: Outcome, *, done: tuple[str, str]) -> tuple[str, str]:
+    """Reason and message of an outcome; `done` is what stands for one that is neither a wait nor a failure."""
+    if isinstance(outcome, Wait):
+        return outcome.reason, outcome.message
+    if isinstance(outcome, Failed):
+        return outcome.error.reason, str(outcome.error)
+    return done

@@ -72,5 +72,3 @@ def select_transitions(before: Sequence[Condition], after: Sequence[Condition]) 
         for condition in compute_transitions(before, after)
         if condition.type not in QUIET and (condition.status == "True" or not condition.reason.startswith("Waiting"))
     ]
-
-

@@ -1,7 +1,7 @@
 """Phase Deleting: machines, then the network, then the finalizer.
 
-Works at every stage and needs neither the child nor its Secrets (garbage collection takes those with the owner). What it
-cannot do at once it says in the condition and tries again; the finalizer stays until the hypervisor confirms.
+Works at every stage and needs neither the child nor its Secrets (garbage collection takes those with the owner). What
+it cannot do at once it says in the condition and tries again; the finalizer stays until the hypervisor confirms.
 """
 
 from __future__ import annotations

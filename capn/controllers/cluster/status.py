@@ -1,7 +1,7 @@
 """The NestedCluster's status, computed from what the phases came to.
 
-Role: pure; runs after every attempt, failed ones too. Inputs: scope, progress, time; output: the whole status. Must not:
-do I/O, or put anything into a message that changes while nothing happens.
+Role: pure; runs after every attempt, failed ones too. Inputs: scope, progress, time; output: the whole status.
+Must not: do I/O, or put anything into a message that changes while nothing happens.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from capn import names
 from capn.api.cluster import Endpoint, MachineCounts, NestedClusterStatus
-from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, is_true
+from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, is_true, overlay
 from capn.api.machine import NestedMachine
 from capn.controllers.cluster.scope import ClusterScope
-from capn.controllers.phases import Failed, Outcome, Progress, Wait
+from capn.controllers.phases import Outcome, Progress, Wait, describe
 from capn.errors import TerminalError
 
 # In the order in which they become true; a condition whose phase was not reached names the one that it waits for.
@@ -66,36 +66,25 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
 
 def compute_paused_status(scope: ClusterScope, *, now: str) -> NestedClusterStatus:
     """The previous status, with Paused set and nothing else changed."""
-    return _overlay(scope, ClusterCondition.PAUSED, "Paused", "spec.paused is true: nothing is changed", "Paused", now)
+    return _overlay(scope, ClusterCondition.PAUSED, ("Paused", "spec.paused is true: nothing is changed"), now=now)
 
 
 def compute_deleting_status(scope: ClusterScope, outcome: Outcome, *, now: str) -> NestedClusterStatus:
     """The previous status, with what deletion is waiting for."""
-    reason, message = "Deleting", "deletion has begun"
-    if isinstance(outcome, Wait):
-        reason, message = outcome.reason, outcome.message
-    if isinstance(outcome, Failed):
-        reason, message = outcome.error.reason, str(outcome.error)
-    return _overlay(scope, ClusterCondition.DELETING, reason, message, "Deleting", now)
-
-
-def _overlay(  # noqa: PLR0913 - one line of a table a call
-    scope: ClusterScope, kind: ClusterCondition, reason: str, message: str, phase: str, now: str
-) -> NestedClusterStatus:
-    previous, generation = scope.cluster.status, scope.cluster.metadata.generation
-    conditions = ConditionSet(previous.conditions, now=now, generation=generation)
-    conditions.set(kind, "True", reason, message)
-    conditions.set(ClusterCondition.READY, "False", reason, message)
-    fresh = conditions.build()
-    kept = [condition for condition in previous.conditions if conditions.get(condition.type) is None]
-    return previous.model_copy(
-        update={"observed_generation": generation, "phase": phase, "conditions": [*fresh, *kept]}
+    return _overlay(
+        scope, ClusterCondition.DELETING, describe(outcome, done=("Deleting", "deletion has begun")), now=now
     )
 
 
-def _set_phased(
-    conditions: ConditionSet, kind: ClusterCondition, scope: ClusterScope, progress: Progress
-) -> None:
+def _overlay(scope: ClusterScope, kind: ClusterCondition, why: tuple[str, str], *, now: str) -> NestedClusterStatus:
+    previous, generation = scope.cluster.status, scope.cluster.metadata.generation
+    conditions = overlay(previous.conditions, kind, *why, now=now, generation=generation)
+    return previous.model_copy(
+        update={"observed_generation": generation, "phase": kind.value, "conditions": conditions}
+    )
+
+
+def _set_phased(conditions: ConditionSet, kind: ClusterCondition, scope: ClusterScope, progress: Progress) -> None:
     if kind not in progress.outcomes:
         if scope.was_true(kind):  # an earlier phase failed just now; what was reached is still there
             conditions.set(kind, "True", DONE_REASON[kind])
@@ -181,5 +170,3 @@ def _endpoint(scope: ClusterScope) -> Endpoint | None:
     if scope.infrastructure is None:
         return scope.cluster.status.endpoint
     return Endpoint(host=scope.infrastructure.endpoint_host, port=scope.infrastructure.endpoint_port)
-
-

@@ -1,7 +1,7 @@
 """Phase BootstrapSucceeded: what the guest says of its own bootstrap, over its console.
 
-Success and failure both come from the guest's report; a failure is explained and named a person's to mend. Must not: need
-a route into the VM.
+Success and failure both come from the guest's report; a failure is explained and named a person's to mend.
+Must not: need a route into the VM.
 """
 
 from __future__ import annotations

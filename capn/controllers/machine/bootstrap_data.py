@@ -1,8 +1,8 @@
 """Phase BootstrapDataReady: the machine's cloud-init user-data is in its Secret, and its join token is alive.
 
 The token is derived from the CA's key and the machine's UID: one a machine, nothing to store, the same after any crash,
-and nobody without the CA's key can guess it. It lives 15 minutes, is prolonged while the machine boots and revoked when it
-has joined. Must not: run once the machine has joined.
+and nobody without the CA's key can guess it. It lives 15 minutes, is prolonged while the machine boots and revoked when
+it has joined. Must not: run once the machine has joined.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Phase Deleting of a machine: the VM and all of its volumes, then its node, then the finalizer.
 
-Needs neither the cluster, its Secrets nor the child to be alive; only the hypervisor has to answer, and until it does the
-condition says so.
+Needs neither the cluster, its Secrets nor the child to be alive; only the hypervisor has to answer, and until it does
+the condition says so.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ async def reconcile_node(scope: MachineScope) -> Wait | None:
     found = node.get("spec", {}).get("providerID")
     if found != scope.provider_id:
         raise TerminalError(
-            f"node {scope.name} has provider ID {found or '(none)'}, which is another machine's: delete that node in the"
-            " child, or delete this NestedMachine to have it replaced",
+            f"node {scope.name} has provider ID {found or '(none)'}, which is another machine's: delete that node in"
+            " the child, or delete this NestedMachine to have it replaced",
             reason="ProviderIDMismatch",
         )
     await _release_bootstrap(scope, child)

@@ -25,7 +25,7 @@ from capn.controllers.parse import parse_or_explain
 from capn.controllers.phases import Phase, Progress, run_phases
 from capn.controllers.status_writer import write_status
 from capn.controllers.timestamps import format_time
-from capn.runtime.queue import Key
+from capn.runtime.controller import Key
 from capn.runtime.result import Result
 
 PHASES: tuple[Phase[MachineScope], ...] = (

@@ -37,7 +37,7 @@ class MachineScope:
 
     @property
     def ref(self) -> MachineRef:
-        """The machine as providers address it; the cluster's UID is the owner reference's, so it outlives the cluster."""
+        """The machine as providers address it; the cluster's UID is the owner's, so that it outlives the cluster."""
         meta, spec = self.machine.metadata, self.machine.spec
         uid = meta.controller_uid or (self.cluster.metadata.uid if self.cluster is not None else "")
         return MachineRef(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from capn.api.conditions import ConditionSet, MachineCondition, is_true
+from capn.api.conditions import ConditionSet, MachineCondition, is_true, overlay
 from capn.api.machine import Address, BootstrapStatus, NestedMachineStatus, NodeReference
 from capn.build.report import ReportState
 from capn.controllers.machine.scope import MachineScope
-from capn.controllers.phases import Failed, Outcome, Progress, Wait
+from capn.controllers.phases import Outcome, Progress, Wait, describe
 from capn.errors import TerminalError, TransientError
 
 PHASED = (
@@ -46,32 +46,24 @@ def compute_status(scope: MachineScope, progress: Progress, *, now: str) -> Nest
 
 
 def compute_paused_status(scope: MachineScope, *, now: str) -> NestedMachineStatus:
-    """The previous status with Paused set."""
+    """The previous status, with Paused set and nothing else changed."""
     return _overlay(
-        scope, MachineCondition.PAUSED, "Paused", "the cluster's spec.paused is true: nothing is changed", "Paused", now
+        scope, MachineCondition.PAUSED, ("Paused", "the cluster's spec.paused is true: nothing is changed"), now=now
     )
 
 
 def compute_deleting_status(scope: MachineScope, outcome: Outcome, *, now: str) -> NestedMachineStatus:
-    """The previous status with what deletion is waiting for."""
-    reason, message = "Deleting", "deletion has begun"
-    if isinstance(outcome, Wait):
-        reason, message = outcome.reason, outcome.message
-    if isinstance(outcome, Failed):
-        reason, message = outcome.error.reason, str(outcome.error)
-    return _overlay(scope, MachineCondition.DELETING, reason, message, "Deleting", now)
+    """The previous status, with what deletion is waiting for."""
+    return _overlay(
+        scope, MachineCondition.DELETING, describe(outcome, done=("Deleting", "deletion has begun")), now=now
+    )
 
 
-def _overlay(  # noqa: PLR0913 - one line of a table a call
-    scope: MachineScope, kind: MachineCondition, reason: str, message: str, phase: str, now: str
-) -> NestedMachineStatus:
+def _overlay(scope: MachineScope, kind: MachineCondition, why: tuple[str, str], *, now: str) -> NestedMachineStatus:
     previous, generation = scope.machine.status, scope.machine.metadata.generation
-    conditions = ConditionSet(previous.conditions, now=now, generation=generation)
-    conditions.set(kind, "True", reason, message)
-    conditions.set(MachineCondition.READY, "False", reason, message)
-    kept = [condition for condition in previous.conditions if conditions.get(condition.type) is None]
+    conditions = overlay(previous.conditions, kind, *why, now=now, generation=generation)
     return previous.model_copy(
-        update={"observed_generation": generation, "phase": phase, "conditions": [*conditions.build(), *kept]}
+        update={"observed_generation": generation, "phase": kind.value, "conditions": conditions}
     )
 
 

@@ -1,0 +1,125 @@
+"""Puts the controllers together: informers, queues, reconcilers, and what wakes what.
+
+Role: the wiring, in one place. Inputs: a client, settings, providers; output: controllers that are ready to run.
+Must not: read settings from anywhere else, or hold behaviour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+import structlog
+
+from capn import names
+from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE
+from capn.controllers.child_pool import ChildPool
+from capn.controllers.cluster.reconciler import ClusterReconciler
+from capn.controllers.console_watch import ConsoleWatch
+from capn.controllers.credentials import CredentialStore
+from capn.controllers.deps import INDEX_CLUSTER, Deps, Providers, Recorder
+from capn.controllers.machine.reconciler import MachineReconciler
+from capn.errors import CapnError
+from capn.kube.client import KubeClient
+from capn.kube.decode import Object
+from capn.providers.base import Provider
+from capn.runtime.clock import utc_now
+from capn.runtime.controller import Controller, Key
+from capn.runtime.handlers import enqueue_mapped, enqueue_self
+from capn.runtime.informer import Informer
+from capn.runtime.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+# How soon a provider's stream of changes is opened again after it broke.
+REOPEN_CHANGES_S = 5.0
+
+
+class Controllers:
+    """The two controllers with everything that they share."""
+
+    def __init__(  # noqa: PLR0913 - the wiring's inputs
+        self,
+        client: KubeClient,
+        providers: Providers,
+        recorder: Recorder,
+        *,
+        metrics: Metrics | None = None,
+        workers: int = 8,
+        bootstrap_timeout_s: float = 1800.0,
+        namespace: str | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.clusters = Informer(client, NESTED_CLUSTER, namespace=namespace, metrics=metrics)
+        self.machines = Informer(client, NESTED_MACHINE, namespace=namespace, metrics=metrics)
+        self.machines.add_index(INDEX_CLUSTER, _index_by_cluster)
+        self.children = ChildPool(lambda ref, node: self._wake_machine(ref.namespace, node))
+        self.consoles = ConsoleWatch(lambda ref: self._wake_machine(ref.cluster.namespace, ref.name))
+        self.deps = Deps(
+            client=client,
+            clusters=self.clusters,
+            machines=self.machines,
+            providers=providers,
+            children=self.children,
+            consoles=self.consoles,
+            credentials=CredentialStore(client, now),
+            recorder=recorder,
+            now=now,
+            bootstrap_timeout_s=bootstrap_timeout_s,
+        )
+        self.cluster_controller = Controller(
+            "nestedcluster", ClusterReconciler(self.deps), workers=workers, metrics=metrics
+        )
+        self.machine_controller = Controller(
+            "nestedmachine", MachineReconciler(self.deps), workers=workers, metrics=metrics
+        )
+        self._wire()
+
+    def _wire(self) -> None:
+        """A kind's own status write wakes only the other kind, so that it never resets its own backoff."""
+        self.clusters.add_handler(enqueue_self(self.cluster_controller.queue))
+        self.clusters.add_handler(enqueue_mapped(self.machine_controller.queue, self._machines_of))
+        self.machines.add_handler(enqueue_self(self.machine_controller.queue))
+        self.machines.add_handler(enqueue_mapped(self.cluster_controller.queue, _cluster_of))
+
+    def _machines_of(self, cluster: Object) -> Iterable[Key]:
+        index = f"{cluster.metadata.namespace}/{cluster.metadata.name}"
+        return [Key(*machine.key) for machine in self.machines.objects_by_index(INDEX_CLUSTER, index)]
+
+    def _wake_machine(self, namespace: str, name: str) -> None:
+        self.machine_controller.queue.add(Key(namespace, name))
+
+    @asynccontextmanager
+    async def background(self, providers: Iterable[Provider]) -> AsyncIterator[None]:
+        """Listen to the providers while the body runs; then close consoles and children."""
+        tasks = [asyncio.create_task(self._listen(provider), name=f"changes/{provider.kind}") for provider in providers]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.consoles.close()
+            await self.children.close()
+
+    async def _listen(self, provider: Provider) -> None:
+        """Wake the machine whose VM changed without our doing."""
+        while True:
+            try:
+                async for ref in provider.changes():
+                    self._wake_machine(ref.cluster.namespace, ref.name)
+            except CapnError as error:
+                log.info("the hypervisor's events broke off; listening again", kind=provider.kind, error=str(error))
+            await asyncio.sleep(REOPEN_CHANGES_S)
+
+
+def _index_by_cluster(machine: Object) -> Iterable[str]:
+    return [f"{key.namespace}/{key.name}" for key in _cluster_of(machine)]
+
+
+def _cluster_of(machine: Object) -> Iterable[Key]:
+    """The cluster by the label that every machine of ours carries."""
+    name = (machine.metadata.labels or {}).get(names.LABEL_CLUSTER)
+    return [Key(machine.metadata.namespace, name)] if name else []
