@@ -61,17 +61,23 @@ class MemoryEndpoint(_Strict):
 Endpoint = Annotated[LibvirtEndpoint | MemoryEndpoint, Field(discriminator="kind")]
 
 
+def _default_endpoints() -> dict[str, dict[str, Endpoint]]:
+    return {"libvirt": {"default": LibvirtEndpoint()}}
+
+
 class Settings(BaseSettings):
     """Everything that the controller can be told."""
 
     model_config = SettingsConfigDict(env_prefix="CAPN_", env_nested_delimiter="__", extra="ignore")
 
     endpoints: dict[str, dict[str, Endpoint]] = Field(
-        default_factory=lambda: {"libvirt": {"default": LibvirtEndpoint()}},
+        default_factory=_default_endpoints,
         description="Endpoints by kind, then by the name that users give.",
     )
-    image_dir: Path | None = Field(default=None, description="Node images to upload; default: images/node in the cache.")
-    namespaces: tuple[str, ...] = Field(default=(), description="Namespaces to watch; empty: all.")
+    image_dir: Path | None = Field(
+        default=None, description="Node images to upload; default: images/node in the cache."
+    )
+    namespace: str | None = Field(default=None, description="The one namespace to watch; none: all.")
     workers: int = Field(default=8, ge=1, le=256, description="Objects of one kind reconciled at once.")
     leader_elect: bool = Field(default=True, description="Hold a Lease, so that one controller is active.")
     lease_namespace: str = Field(default="capn-system", description="Where that Lease is.")
@@ -79,7 +85,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8085, ge=0, le=65535, description="Its port; 0 takes a free one.")
     log_format: Literal["console", "json"] = Field(default="console", description="Form of log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
-    bootstrap_timeout_s: float = Field(default=1800.0, gt=0, description="A machine that has not joined by then failed.")
+    bootstrap_timeout_s: float = Field(
+        default=1800.0, gt=0, description="A machine that has not joined by then failed."
+    )
 
 
 def load_settings(path: Path | None) -> Settings:
@@ -93,7 +101,9 @@ def load_settings(path: Path | None) -> Settings:
     if not isinstance(data, dict):
         raise InvalidSpecError("--settings", f"{path} must hold a mapping of settings")
     if unknown := set(data) - set(Settings.model_fields):
-        raise InvalidSpecError(sorted(unknown)[0], f"unknown setting in {path}; known: {', '.join(Settings.model_fields)}")
+        raise InvalidSpecError(
+            sorted(unknown)[0], f"unknown setting in {path}; known: {', '.join(Settings.model_fields)}"
+        )
     try:
         return Settings(**data)
     except ValidationError as error:

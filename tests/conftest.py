@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import subprocess
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,13 +19,33 @@ from capn.dev import processes
 from capn.dev.parent import Parent
 from capn.kube.client import KubeClient
 from capn.kube.connect import connect_kubeconfig
+from capn.dev.supplies import choose_source
 from capn.parts.catalogue import CONTROL_PLANE_NAMES, select_parts
 from capn.parts.ensure import find_parts
-from capn.parts.gobuild import GoBuildSource
 from capn.settings import cache_dir
 
 T = TypeVar("T")
 REPO = Path(__file__).resolve().parent.parent
+# The quick ones first, real machines last: a mistake shows early.
+ORDER = ("unit", "golden", "contract", "scenario", "integration", "e2e")
+STAGE_TIMES = "CAPN_STAGE_TIMES"
+STARTED = time.monotonic()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        part = item.path.relative_to(REPO / "tests").parts[0]
+        return ORDER.index(part) if part in ORDER else 0
+
+    items.sort(key=rank)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The times of CI's stages, above pytest's own last line."""
+    if path := os.environ.get(STAGE_TIMES):
+        terminalreporter.section("stage times")
+        terminalreporter.write_line(Path(path).read_text().rstrip())
+        terminalreporter.write_line(f"{'tests':<34} {time.monotonic() - STARTED:6.0f} s")
 
 
 def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -36,7 +57,7 @@ def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 @pytest.fixture(scope="session")
 def binaries() -> Mapping[str, Path]:
     """Every third-party program that the cache holds; those of the parent must be there."""
-    paths = find_parts(select_parts([]), source=GoBuildSource(), cache=cache_dir())
+    paths = find_parts(select_parts([]), source=choose_source(), cache=cache_dir())
     missing = [name for name in CONTROL_PLANE_NAMES if name not in paths]
     if missing:
         pytest.fail(f"not built yet: {', '.join(missing)}; run `make parts` first")
@@ -73,7 +94,7 @@ class Kubectl:
             text=True,
             timeout=timeout_s,
             check=False,
-            # A cache directory of its own: kubectl's discovery cache is keyed by address, and ports are reused.
+            # A cache of its own: kubectl's discovery cache is keyed by address, and ports are reused.
             env={**os.environ, "KUBECACHEDIR": str(self.kubeconfig.parent / "kubectl-cache")},
         )
 

@@ -24,7 +24,7 @@ Generated from the models in `capn/api` by `make generate`; do not edit. The sam
 Every object is checked by the API server itself (CEL in the CRD; no webhook). A refusal names the field and says what
 to write instead. "Fixed" means that the value cannot be changed once the object exists.
 
-Two limits span objects or cannot be seen at admission, so they show as conditions: an endpoint that the administrator
+What an API server cannot see shows as a condition: an endpoint that the administrator
 has not defined, a version without a node image, a host without room, networks that collide with the parent's.
 """
 
@@ -71,7 +71,8 @@ def _describe_type(schema: Schema) -> str:
 def _describe_default(schema: Schema) -> str:
     if "default" not in schema or isinstance(schema["default"], dict):
         return ""
-    return f"`{json.dumps(schema['default'])}`".replace('"', "")
+    default = schema["default"]
+    return f"`{default or json.dumps(default)}`" if isinstance(default, str) else f"`{json.dumps(default)}`"
 
 
 def _describe(schema: Schema) -> str:

@@ -24,8 +24,14 @@ class RuledModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_nulls(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic hands over any input
-        """Null is absent, as the API server has it."""
-        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+        """Null in a known field is absent, as the API server has it; an unknown field stays unknown."""
+        if not isinstance(value, dict):
+            return value
+        return {key: item for key, item in value.items() if item is not None or not cls._knows(key)}
+
+    @classmethod
+    def _knows(cls, key: object) -> bool:
+        return any(key in {name, field.alias} for name, field in cls.model_fields.items())
 
     @model_validator(mode="after")
     def _obey_rules(self) -> Self:

@@ -90,7 +90,8 @@ def build_user_data(machine: UserDataInput) -> bytes:
         "fqdn": machine.hostname,
         "preserve_hostname": False,
         "manage_etc_hosts": "localhost",
-        "users": [],
+        # No users, not even the distribution's default one. The schema of cloud-init 22.4 refuses an empty list here.
+        "users": {},
         "ssh_pwauth": False,
         "disable_root": True,
         "package_update": False,
@@ -103,8 +104,8 @@ def build_user_data(machine: UserDataInput) -> bytes:
 
 
 def build_meta_data(machine_uid: str, hostname: str) -> bytes:
-    """NoCloud meta-data; the machine's UID is the instance id, so that cloud-init runs once a machine."""
-    return build_yaml({"instance-id": machine_uid, "local-hostname": hostname}).encode()
+    """NoCloud meta-data: the machine's UID is the instance id, so that cloud-init runs once a machine."""
+    return build_yaml({"instance-id": machine_uid, "local-hostname": hostname, "dsmode": "local"}).encode()
 
 
 def _check(machine: UserDataInput) -> None:
@@ -120,7 +121,7 @@ def _check(machine: UserDataInput) -> None:
 def _build_boot_command() -> list[str]:
     """Say `boot` as early as cloud-init can, but at the first boot only: later ones repeat what the guest last said."""
     line = _text_of(Report(stage="boot", state=ReportState.RUNNING))
-    return ["cloud-init-per", "once", "capn-boot", "sh", "-c", f"echo '{line}' >{CONSOLE}"]
+    return ["cloud-init-per", "once", "capn-boot", "sh", "-c", f"echo '{line}' >>{CONSOLE}"]
 
 
 def _build_run_commands() -> list[list[str]]:
@@ -132,10 +133,9 @@ def _build_run_commands() -> list[list[str]]:
             tail=f"error: cloud-init did not write {LIBRARY_PATH}/bootstrap.sh or its units",
         )
     )
-    units = "capn-report.service capn-bootstrap.service"
-    start = f"systemctl daemon-reload && systemctl enable {units} && systemctl start --no-block {units}"
+    start = "systemctl enable --now --no-block capn-report.service capn-bootstrap.service"
     # If the files are not there, this is the only one left to say so.
-    return [["sh", "-c", f"{start} || while :; do echo '{lost}' >{CONSOLE}; sleep 10; done"]]
+    return [["sh", "-c", f"{start} || while :; do echo '{lost}' >>{CONSOLE}; sleep 10; done"]]
 
 
 def _text_of(report: Report) -> str:

@@ -54,7 +54,7 @@ class NodeInput:
     name: str
     provider_id: str
     labels: Mapping[str, str] = field(default_factory=dict)
-    taints: Sequence[Taint] = ()
+    taints: Sequence[Taint] | None = None  # None: kubeadm's own, which keeps pods off control planes
     node_ip: str | None = None
 
 
@@ -195,8 +195,8 @@ def _build_registration(node: NodeInput, *, control_plane: bool) -> dict[str, An
         "kubeletExtraArgs": [{"name": name, "value": value} for name, value in arguments.items()],
     }
     # Left out, kubeadm taints a control plane as usual; an empty list means 'no taint'.
-    if node.taints or not control_plane:
-        registration["taints"] = [taint.to_json() for taint in node.taints]
+    if node.taints is not None or not control_plane:
+        registration["taints"] = [taint.to_json() for taint in node.taints or ()]
     return registration
 
 

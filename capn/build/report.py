@@ -14,6 +14,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeGuard
 
 MAX_LINE = 8192
 MAX_STAGE = 128
@@ -102,10 +103,14 @@ def _read_payload(payload: object) -> Report | None:
     stage, state, seq, tail = (payload.get(key) for key in ("stage", "state", "seq", "tail"))
     if not isinstance(stage, str) or not isinstance(seq, int) or isinstance(seq, bool):
         return None
-    if not isinstance(tail, str | None) or not 0 <= seq <= _MAX_SEQ or state not in set(ReportState):
+    if not isinstance(tail, str | None) or not 0 <= seq <= _MAX_SEQ or not _is_state(state):
         return None
     clean_stage = _STAGE_JUNK.sub("-", stage)[:MAX_STAGE]
     return Report(stage=clean_stage or "unknown", state=ReportState(state), seq=seq, tail=clean_tail(tail or ""))
+
+
+def _is_state(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value in set(ReportState)
 
 
 def clean_tail(text: str) -> str:

@@ -8,6 +8,7 @@ Inputs: kubeconfigs (hostile: the provider's `open_child` takes only server, CA 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,9 @@ class ChildPool:
         """Begin to watch the child's nodes, once its API is known to answer."""
         entry = self._entries.get(ref.uid)
         if entry is not None and entry.task is None:
-            entry.task = asyncio.create_task(entry.child.nodes.run(), name=f"nodes/{ref.name}")
+            entry.task = asyncio.create_task(
+                entry.child.nodes.run(), name=f"nodes/{ref.name}", context=contextvars.Context()
+            )
 
     async def sync_nodes(self, ref: ClusterRef) -> None:
         """Watch the nodes and wait for the first list. UnreachableError when the child does not answer in time."""

@@ -8,6 +8,7 @@ a guest prints (`capn.build.report` cleans and caps it).
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 
 import structlog
@@ -34,7 +35,11 @@ class ConsoleWatch:
     def watch(self, provider: Provider, ref: MachineRef) -> None:
         """Begin to read the machine's console, unless that is being done."""
         if ref.uid not in self._tasks:
-            self._tasks[ref.uid] = asyncio.create_task(self._follow(provider, ref), name=f"console/{ref.name}")
+            self._tasks[ref.uid] = asyncio.create_task(
+                self._follow(provider, ref),
+                name=f"console/{ref.name}",
+                context=contextvars.Context(),  # its log lines are not the reconcile's that happened to begin it
+            )
 
     def latest(self, uid: str) -> Report | None:
         """The guest's last word, or None when it has said nothing yet."""

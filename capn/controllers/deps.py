@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from capn.api.machine_template import Infrastructure
 from capn.controllers.child_pool import ChildPool
@@ -46,8 +46,10 @@ class Providers(Protocol):
 class Recorder(Protocol):
     """Records events; never blocks and never fails a reconcile."""
 
-    def event(self, obj: Mapping[str, Any], kind: str, reason: str, message: str) -> None:
-        """`kind` is Normal or Warning; `obj` gives apiVersion, kind and metadata."""
+    def event(
+        self, obj: Mapping[str, Any], event_type: Literal["Normal", "Warning"], reason: str, message: str
+    ) -> None:
+        """`obj` gives apiVersion, kind and metadata."""
         ...
 
 

@@ -7,11 +7,8 @@ Must not: read settings from anywhere else, or hold behaviour.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from datetime import datetime
-
-import structlog
 
 from capn import names
 from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE
@@ -21,20 +18,21 @@ from capn.controllers.console_watch import ConsoleWatch
 from capn.controllers.credentials import CredentialStore
 from capn.controllers.deps import INDEX_CLUSTER, Deps, Providers, Recorder
 from capn.controllers.machine.reconciler import MachineReconciler
-from capn.errors import CapnError
+from capn.controllers.provider_changes import ProviderChanges
 from capn.kube.client import KubeClient
 from capn.kube.decode import Object
-from capn.providers.base import Provider
+from capn.providers.base import MachineRef
 from capn.runtime.clock import utc_now
 from capn.runtime.controller import Controller, Key
+from capn.runtime.events import EventRecorder
+from capn.runtime.guard import GuardedKubeClient
 from capn.runtime.handlers import enqueue_mapped, enqueue_self
+from capn.runtime.health import HealthServer
 from capn.runtime.informer import Informer
+from capn.runtime.lease import LeaderElector, build_identity
+from capn.runtime.manager import Manager
 from capn.runtime.metrics import Metrics
-
-log = structlog.get_logger(__name__)
-
-# How soon a provider's stream of changes is opened again after it broke.
-REOPEN_CHANGES_S = 5.0
+from capn.settings import Settings
 
 
 class Controllers:
@@ -56,12 +54,13 @@ class Controllers:
         self.machines = Informer(client, NESTED_MACHINE, namespace=namespace, metrics=metrics)
         self.machines.add_index(INDEX_CLUSTER, _index_by_cluster)
         self.children = ChildPool(lambda ref, node: self._wake_machine(ref.namespace, node))
-        self.consoles = ConsoleWatch(lambda ref: self._wake_machine(ref.cluster.namespace, ref.name))
+        self.consoles = ConsoleWatch(self._wake_ref)
+        self.changes = ProviderChanges(providers, self._wake_ref)
         self.deps = Deps(
             client=client,
             clusters=self.clusters,
             machines=self.machines,
-            providers=providers,
+            providers=self.changes,
             children=self.children,
             consoles=self.consoles,
             credentials=CredentialStore(client, now),
@@ -88,31 +87,46 @@ class Controllers:
         index = f"{cluster.metadata.namespace}/{cluster.metadata.name}"
         return [Key(*machine.key) for machine in self.machines.objects_by_index(INDEX_CLUSTER, index)]
 
+    def _wake_ref(self, ref: MachineRef) -> None:
+        self._wake_machine(ref.cluster.namespace, ref.name)
+
     def _wake_machine(self, namespace: str, name: str) -> None:
         self.machine_controller.queue.add(Key(namespace, name))
 
-    @asynccontextmanager
-    async def background(self, providers: Iterable[Provider]) -> AsyncIterator[None]:
-        """Listen to the providers while the body runs; then close consoles and children."""
-        tasks = [asyncio.create_task(self._listen(provider), name=f"changes/{provider.kind}") for provider in providers]
+    async def hold(self) -> None:
+        """Run until cancelled, then close consoles, children and the providers' streams."""
         try:
-            yield
+            await asyncio.Event().wait()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.changes.close()
             await self.consoles.close()
             await self.children.close()
 
-    async def _listen(self, provider: Provider) -> None:
-        """Wake the machine whose VM changed without our doing."""
-        while True:
-            try:
-                async for ref in provider.changes():
-                    self._wake_machine(ref.cluster.namespace, ref.name)
-            except CapnError as error:
-                log.info("the hypervisor's events broke off; listening again", kind=provider.kind, error=str(error))
-            await asyncio.sleep(REOPEN_CHANGES_S)
+
+def build_manager(client: KubeClient, settings: Settings, providers: Providers) -> Manager:
+    """Everything that `capn run` runs. `client` and `providers` stay the caller's to close."""
+    metrics = Metrics()
+    elector = None
+    if settings.leader_elect:
+        elector = LeaderElector(client, namespace=settings.lease_namespace, metrics=metrics)
+        client = GuardedKubeClient(client, elector.remaining_s)
+    recorder = EventRecorder(client, instance=elector.identity if elector else build_identity(), metrics=metrics)
+    controllers = Controllers(
+        client,
+        providers,
+        recorder,
+        metrics=metrics,
+        workers=settings.workers,
+        bootstrap_timeout_s=settings.bootstrap_timeout_s,
+        namespace=settings.namespace,
+    )
+    return Manager(
+        informers=[controllers.clusters, controllers.machines],
+        controllers=[controllers.cluster_controller, controllers.machine_controller],
+        health=HealthServer(bind=settings.bind, port=settings.port, registry=metrics.registry),
+        elector=elector,
+        leading=[controllers.hold, recorder.run],
+    )
 
 
 def _index_by_cluster(machine: Object) -> Iterable[str]:

@@ -7,7 +7,7 @@ object's cached form, old and new status. Must not: decide anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from capn.api.conditions import compute_transitions
 from capn.api.meta import Condition, ObjectMeta
@@ -60,8 +60,8 @@ async def write_status(  # noqa: PLR0913 - all of it is the one write
             raise
         return False
     for condition in select_transitions(before.conditions, after.conditions):
-        kind = "Normal" if condition.status == "True" else "Warning"
-        recorder.event(obj, kind, condition.reason, f"{condition.type}: {condition.message or condition.reason}")
+        event_type: Literal["Normal", "Warning"] = "Normal" if condition.status == "True" else "Warning"
+        recorder.event(obj, event_type, condition.reason, f"{condition.type}: {condition.message or condition.reason}")
     return True
 
 

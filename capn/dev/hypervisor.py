@@ -43,6 +43,15 @@ auth_unix_ro = "none"
 auth_unix_rw = "none"
 unix_sock_rw_perms = "0700"
 """
+_DIRECTORIES = (
+    "run/libvirt",
+    "run/lock",
+    "var/lib/libvirt",
+    "var/cache/libvirt",
+    "var/log/libvirt",
+    "var/tmp",
+    "etc",
+)
 _SOCKET_PATH_LIMIT = 107  # sun_path without its closing NUL
 _TOOLS = {
     "unshare": "util-linux",
@@ -108,7 +117,7 @@ class Hypervisor:
         footprint = self._footprint()
         remove_footprint(footprint)
         self._restore_forwarding()
-        for runtime in (self.state / "init.pid", self.state / "run", self.state / "var" / "run"):
+        for runtime in (self.state / "init.pid", self.state / "run"):
             _remove(runtime)
 
     def purge(self) -> None:
@@ -152,11 +161,12 @@ class Hypervisor:
 
     def _prepare(self) -> None:
         """Directories and settings of the private tree."""
-        for directory in ("run/libvirt", "var/lib/libvirt", "var/cache/libvirt", "var/log/libvirt", "var/tmp", "etc"):
+        for directory in _DIRECTORIES:
             (self.state / directory).mkdir(parents=True, exist_ok=True)
         self.state.chmod(0o700)
-        _remove(self.state / "var" / "run")
-        (self.state / "var" / "run").symlink_to("/run")
+        for link, target in (("run", "/run"), ("lock", "/run/lock")):
+            _remove(self.state / "var" / link)
+            (self.state / "var" / link).symlink_to(target)
         (self.state / "etc" / "qemu.conf").write_text(_QEMU_CONF)
         (self.state / "etc" / "libvirtd.conf").write_text(_LIBVIRTD_CONF)
         before = self.state / "ip_forward.before"

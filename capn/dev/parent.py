@@ -1,8 +1,8 @@
 """The embedded default parent: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as plain processes.
 
-Role: start, wait until ready, stop; all on loopback with generated certificates, all state in one directory. Inputs: the
-four binaries. Output: a kubeconfig. Two parents in two directories never collide. Must not: need root, or leave a process
-behind when a start fails.
+Role: start, wait until ready, stop; all on loopback with generated certificates, all state in one directory. Inputs:
+the four binaries. Output: a kubeconfig. Two parents in two directories never collide. Must not: need root, or leave a
+process behind when a start fails.
 """
 
 from __future__ import annotations
@@ -108,11 +108,13 @@ class Parent:
         _check_binaries(self.binaries)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return await self._start_once(report)
+                await self._start_once(report)
             except _PortTakenError as error:
                 if attempt == _ATTEMPTS:
                     raise
                 report(f"{error}; trying other ports")
+            else:
+                return
 
     async def down(self) -> list[str]:
         """Stop the programs, the API server's clients first; the names of those that ran."""
@@ -166,7 +168,7 @@ class Parent:
         deadline = time.monotonic() + READY_TIMEOUT_S
         async with aiohttp.ClientSession() as session:
             for name in wanted:
-                context = _client_context(self.layout) if name == API_SERVER else False
+                context = _client_context(self.layout) if name == API_SERVER else _unchecked_context()
                 while (answer := await _probe(session, urls[name], context)) is not None:
                     self._check_alive(ETCD, *wanted[: wanted.index(name) + 1])
                     if time.monotonic() > deadline:
@@ -184,7 +186,7 @@ class Parent:
             raise TerminalError(f"{name} ended while starting; the end of {log}:\n{tail}", reason="ParentFailed")
 
 
-async def _probe(session: aiohttp.ClientSession, url: str, context: ssl.SSLContext | bool) -> str | None:
+async def _probe(session: aiohttp.ClientSession, url: str, context: ssl.SSLContext) -> str | None:
     """None when the answer is 200, otherwise what went wrong."""
     try:
         async with session.get(url, ssl=context, timeout=aiohttp.ClientTimeout(total=5)) as response:
@@ -196,6 +198,14 @@ async def _probe(session: aiohttp.ClientSession, url: str, context: ssl.SSLConte
 def _client_context(layout: ParentLayout) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(layout.certificate("ca")))
     context.load_cert_chain(layout.certificate("admin"), layout.key("admin"))
+    return context
+
+
+def _unchecked_context() -> ssl.SSLContext:
+    """For health checks of the managers, whose certificates they make themselves; nothing is sent there."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
     return context
 
 

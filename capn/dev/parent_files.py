@@ -1,20 +1,20 @@
 """What the embedded parent's programs read: certificates, kubeconfigs, the audit policy, free ports.
 
-Role: writes those files once for a directory; what is there already is kept, so that a stopped parent comes back with the
-same identity. Inputs: a layout and the time. Must not: start anything.
+Role: writes those files once for a directory; what is there already is kept, so that a stopped parent comes back with
+the same identity. Inputs: a layout and the time. Must not: start anything.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from capn.build.kubeconfig import build_kubeconfig
 from capn.build.pki import ClusterPki, KeyPair, generate_pki, issue_client, issue_server
+from capn.dev.files import write_private
 from capn.dev.parent_flags import (
     CONTROLLER_MANAGER,
     LOOPBACK,
@@ -102,13 +102,3 @@ def _write_kubeconfig(layout: ParentLayout, ports: ParentPorts, *, client: str, 
         client=pair,
     )
     write_private(path, text.encode())
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Replace the file in one step by one that only its owner may read."""
-    unfinished = path.with_name(f".{path.name}.new")
-    unfinished.unlink(missing_ok=True)
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    unfinished.rename(path)

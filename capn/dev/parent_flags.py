@@ -64,7 +64,7 @@ class ParentLayout:
 
     @property
     def etcd_data(self) -> Path:
-        """etcd's data directory."""
+        """Data directory of etcd."""
         return self.directory / "etcd"
 
     def certificate(self, name: str) -> Path:
@@ -81,7 +81,7 @@ class ParentLayout:
 
 
 def build_etcd(binaries: Mapping[str, Path], layout: ParentLayout, ports: ParentPorts) -> list[str]:
-    """etcd with client certificates; fsync is off, since the data is thrown away with the directory."""
+    """Build etcd with client certificates; fsync is off, since the data is thrown away with the directory."""
     client, peer = (f"https://{LOOPBACK}:{ports.etcd}", f"https://{LOOPBACK}:{ports.etcd_peer}")
     return [
         str(binaries[ETCD]),

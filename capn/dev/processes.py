@@ -1,8 +1,8 @@
 """Background processes that outlive the command which started them, found again by their pid files.
 
-Role: spawn, find, stop and list. Inputs: argv and a directory; files in it: `<name>.pid`, `<name>.log`. A pid file holds
-the start time as well, and every process carries its directory in the environment, so that a reused pid is never taken
-for ours. Must not: use a shell, or signal anything whose identity was not checked.
+Role: spawn, find, stop and list. Inputs: argv and a directory; files in it: `<name>.pid`, `<name>.log`. A pid file
+holds the start time as well, and every process carries its directory in the environment, so that a reused pid is never
+taken for ours. Must not: use a shell, or signal anything whose identity was not checked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DEAD = ("Z", "X")
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """One process of ours: its pid and when it started, in clock ticks since boot (pids are reused, the pair is not)."""
+    """One process of ours: its pid and when it started, in clock ticks since boot (the pair is never reused)."""
 
     name: str
     pid: int

@@ -28,9 +28,7 @@ def main() -> int:
     mirror = os.environ.get("CAPN_DEBIAN_MIRROR") or None
     try:
         image = asyncio.run(
-            ensure_image(
-                arguments.version, source=GoBuildSource(), cache=cache_dir(), report=_report, mirror=mirror
-            )
+            ensure_image(arguments.version, source=GoBuildSource(), cache=cache_dir(), report=_report, mirror=mirror)
         )
     except CapnError as error:
         print(error, file=sys.stderr)  # noqa: T201

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from capn.errors import TerminalError
 from capn.image import catalogue, debian, disk, images, initrd, oci, preload, recipe, rootfs
-from capn.image.catalogue import ImageManifest, LoadedImage, NodeImage, build_node_image, read_manifest
+from capn.image.catalogue import ImageManifest, LoadedImage, build_node_image, read_manifest
 from capn.image.debian import REASON, DebianBase, ensure_base
 from capn.parts.catalogue import Part, list_parts
 from capn.parts.download import host_architecture
@@ -27,6 +27,7 @@ from capn.parts.ensure import ensure_parts
 from capn.parts.locks import file_lock
 from capn.parts.process import run
 from capn.parts.source import PartSource, Report
+from capn.providers.images import NodeImage
 
 _NEEDED_BYTES = 8 << 30
 _WORK_PREFIX = ".work-"
@@ -140,7 +141,7 @@ def _timed(report: Report, label: str) -> Report:
 async def _build(build: ImageBuild, work: Path, *, cache: Path, mirror: str | None, report: Report) -> None:
     """Do all the steps; the result is in `work/out`."""
     root, out = work / "root", work / "out"
-    out.mkdir()
+    _make_directories(root, out)
     node_base, network_base = _bases(build.architecture)
     node_tar = await ensure_base(node_base, cache=cache, mirror=mirror, report=report)
     network_tar = await ensure_base(network_base, cache=cache, mirror=mirror, report=report)
@@ -156,9 +157,7 @@ async def _build(build: ImageBuild, work: Path, *, cache: Path, mirror: str | No
     report("kernel and initial RAM disk")
     release = _write_kernel(root, out)
     report("disk")
-    disk_bytes = await disk.write_disk(
-        root, out / catalogue.DISK_NAME, headroom_bytes=recipe.HEADROOM_BYTES, work=work
-    )
+    disk_bytes = await disk.write_disk(root, out / catalogue.DISK_NAME, headroom_bytes=recipe.HEADROOM_BYTES, work=work)
     manifest = ImageManifest(
         version=build.version,
         architecture=build.architecture,
@@ -182,9 +181,13 @@ def _keep_in_network_layer(path: str) -> bool:
     return not path.startswith(recipe.NETWORK_LAYER_DROPPED) and f"{path}/" not in recipe.NETWORK_LAYER_DROPPED
 
 
+def _make_directories(*directories: Path) -> None:
+    for directory in directories:
+        directory.mkdir()
+        directory.chmod(0o755)  # whatever the umask is
+
+
 async def _unpack(archive: Path, root: Path) -> None:
-    root.mkdir(mode=0o755)
-    root.chmod(0o755)  # whatever the umask is
     options = ["--numeric-owner", "--same-permissions", "--xattrs", "--xattrs-include=*"]
     unpacked = await run(["tar", "--extract", *options, f"--file={archive}", f"--directory={root}"])
     unpacked.require_success(f"unpacking {archive.name}", reason=REASON)
@@ -193,23 +196,15 @@ async def _unpack(archive: Path, root: Path) -> None:
 async def _preload(build: ImageBuild, loaded: Sequence[oci.OciImage], *, root: Path, work: Path) -> None:
     archive = work / "images.tar"
     oci.write_archive(loaded, archive, architecture=build.architecture)
-    await preload.preload_images(
-        archive,
-        [image.name for image in loaded],
-        root=root,
-        containerd=build.parts["containerd"],
-        ctr=build.parts["ctr"],
-        work=work,
-    )
-    archive.unlink()
+    importer = preload.Importer(containerd=build.parts["containerd"], ctr=build.parts["ctr"], work=work)
+    await preload.preload_images(archive, [image.name for image in loaded], root=root, importer=importer)
+    rootfs.remove_path(archive)
 
 
 def _write_kernel(root: Path, out: Path) -> str:
     """Move the kernel out of the root file system and make its initial RAM disk; returns the kernel's release."""
     kernel, modules = rootfs.find_kernel(root)
-    archive = initrd.build_initrd(
-        busybox=root / "usr/bin/busybox", init=recipe.INITRD_SCRIPT, modules_dir=modules
-    )
+    archive = initrd.build_initrd(busybox=root / "usr/bin/busybox", init=recipe.INITRD_SCRIPT, modules_dir=modules)
     (out / catalogue.INITRD_NAME).write_bytes(archive)
     shutil.copyfile(kernel, out / catalogue.KERNEL_NAME)
     kernel.unlink()

@@ -11,24 +11,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from capn.providers.images import NodeImage
 
 MANIFEST_NAME = "manifest.json"
 DISK_NAME = "disk.qcow2"
 KERNEL_NAME = "vmlinuz"
 INITRD_NAME = "initrd.img"
-
-
-@dataclass(frozen=True, slots=True)
-class NodeImage:
-    """TEMPORARY until providers/images.py exists."""
-
-    version: str
-    digest: str
-    disk: Path
-    kernel: Path
-    initrd: Path
-    cmdline: str
-    minimum_disk_bytes: int
 
 
 class LoadedImage(BaseModel):

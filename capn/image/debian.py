@@ -1,7 +1,7 @@
 """Debian root file systems by mmdebstrap, kept in the cache as tar files.
 
-Role: one function. Inputs: packages and a variant. Output: a tar in `<cache>/images/base/`, made only when missing.
-Must not: put anything of the build machine into it; the recipe's later steps remove what mmdebstrap copies from the host.
+Role: one function. Inputs: packages and a variant. Output: a tar in `<cache>/images/base/`, made when missing.
+Must not: run as part of a test; the later steps of the build remove what mmdebstrap copies from the host.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REPRODUCIBLE = {
 
 @dataclass(frozen=True)
 class DebianBase:
-    """A set of packages. `configured` runs their maintainer scripts (a bootable system), else they are only unpacked."""
+    """Some packages. `configured` runs their maintainer scripts (a bootable system), else they are only unpacked."""
 
     name: str
     packages: tuple[str, ...]
@@ -43,8 +43,6 @@ class DebianBase:
     def digest(self) -> str:
         """Hex digest of what decides the content (not of the day: packages are as new as the build)."""
         return hashlib.sha256(repr((self, SUITE, EXCLUDED_PATHS)).encode()).hexdigest()
-
-
 
 
 async def ensure_base(base: DebianBase, *, cache: Path, mirror: str | None, report: Report) -> Path:

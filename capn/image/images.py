@@ -17,9 +17,41 @@ from capn.image.oci import Layer, LayerEntry, OciImage, write_layer
 TOOLBOX_IMAGE = "capn.dev/toolbox:1"
 # What a test or a demo needs in a pod: a shell, look-ups, a web client and server, and the usual small tools.
 TOOLBOX_APPLETS = (
-    *("ash", "cat", "cp", "date", "df", "dd", "echo", "env", "false", "free", "grep", "head", "hostname", "httpd", "id"),
+    *(
+        "ash",
+        "cat",
+        "cp",
+        "date",
+        "df",
+        "dd",
+        "echo",
+        "env",
+        "false",
+        "free",
+        "grep",
+        "head",
+        "hostname",
+        "httpd",
+        "id",
+    ),
     *("ifconfig", "ip", "kill", "ls", "md5sum", "mkdir", "mount", "mv", "nc", "netstat", "nslookup", "ping", "printf"),
-    *("ps", "pwd", "rm", "route", "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat", "tail", "tar", "tee", "test"),
+    *(
+        "ps",
+        "pwd",
+        "rm",
+        "route",
+        "sed",
+        "seq",
+        "sh",
+        "sha256sum",
+        "sleep",
+        "sort",
+        "stat",
+        "tail",
+        "tar",
+        "tee",
+        "test",
+    ),
     *("top", "touch", "traceroute", "true", "uname", "uptime", "vi", "wc", "wget", "which", "yes"),
 )
 _SHELL_APPLETS = ("cat", "cp", "ls", "mkdir", "rm", "sh")
@@ -75,7 +107,9 @@ def build_images(
     """Write the layers of every image to `work`: those that kubeadm names, flannel's and the toolbox."""
     links = _network_links(work / "network-links.tar")
     images = []
-    for number, (name, contents) in enumerate([*((n, build_contents(n)) for n in names), (FLANNEL_IMAGE, FLANNEL_CONTENTS)]):
+    for number, (name, contents) in enumerate(
+        [*((n, build_contents(n)) for n in names), (FLANNEL_IMAGE, FLANNEL_CONTENTS)]
+    ):
         entries = [LayerEntry(path, source=parts[part]) for path, part in contents.programs.items()]
         if name == FLANNEL_IMAGE:
             entries += [LayerEntry(path, link="/opt/cni/bin/flannel") for path in ("flannel", "opt/bin/flannel")]

@@ -1,7 +1,7 @@
 """Builds the initial RAM disk: busybox, the drivers of the root disk and a script that hands over to systemd.
 
-Role: a cpio archive ("newc", the kernel's own format: Documentation/driver-api/early-userspace/buffer-format.rst) of about
-3 MiB. Debian's own would be ten times as large, run udev, and take seconds to unpack where the processor is emulated.
+Role: a cpio archive of about 2 MiB ("newc": early-userspace/buffer-format.rst in the kernel documentation).
+Debian's own would be ten times as large, run udev, and take seconds to unpack where the processor is emulated.
 Must not: be compressed (unpacking costs more than reading), or differ between two runs on the same inputs.
 """
 

@@ -180,7 +180,7 @@ def _add_entry(archive: tarfile.TarFile, entry: LayerEntry) -> None:
 
 
 def _add_bytes(archive: tarfile.TarFile, path: str, content: bytes) -> None:
-    _add_stream(archive, path, cast(BinaryIO, io.BytesIO(content)), len(content))
+    _add_stream(archive, path, cast("BinaryIO", io.BytesIO(content)), len(content))
 
 
 def _add_stream(archive: tarfile.TarFile, path: str, content: BinaryIO, size: int, *, mode: int = 0o644) -> None:

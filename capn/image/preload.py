@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from capn.errors import TerminalError
@@ -18,6 +19,7 @@ from capn.image.debian import REASON
 from capn.parts.process import run, stop_group
 
 NAMESPACE = "k8s.io"
+SNAPSHOTTER = "overlayfs"
 _PIN_LABEL = "io.cri-containerd.pinned=pinned"
 _START_TIMEOUT_S = 60.0
 _POLL_S = 0.2
@@ -33,27 +35,40 @@ _DISABLED_PLUGINS = (
 )
 
 
-async def preload_images(
-    archive: Path, names: Sequence[str], *, root: Path, containerd: Path, ctr: Path, work: Path
-) -> None:
-    """Import the archive into `<root>/var/lib/containerd`. Raises TerminalError if an image is not there afterwards."""
-    socket = work / "containerd.sock"
-    async with _running(containerd, socket, store=root / "var/lib/containerd", work=work):
-        client = [str(ctr), "--address", str(socket), "--namespace", NAMESPACE]
-        imported = await run([*client, "images", "import", "--local", "--snapshotter", "overlayfs", str(archive)])
+@dataclass(frozen=True)
+class Importer:
+    """The programs that import, and a directory for their socket, state and log."""
+
+    containerd: Path
+    ctr: Path
+    work: Path
+
+
+async def preload_images(archive: Path, names: Sequence[str], *, root: Path, importer: Importer) -> None:
+    """Import the archive into `<root>/var/lib/containerd`. Raises TerminalError if an image is not unpacked there."""
+    socket = importer.work / "containerd.sock"
+    async with _running(importer, socket, store=root / "var/lib/containerd"):
+        client = [str(importer.ctr), "--address", str(socket), "--namespace", NAMESPACE]
+        # The layers' own archives are not kept once they are unpacked: they would double the image's size.
+        options = ["--local", "--discard-unpacked-layers", "--snapshotter", SNAPSHOTTER]
+        imported = await run([*client, "images", "import", *options, str(archive)])
         imported.require_success("importing container images", reason=REASON)
         for name in names:
             pinned = await run([*client, "images", "label", name, _PIN_LABEL])
             pinned.require_success(f"pinning the image {name}", reason=REASON)
-        await _check_unpacked(client, len(names))
+        pruned = await run([*client, "content", "prune", "references"])
+        pruned.require_success("dropping the archives of unpacked layers", reason=REASON)
+        await _check_unpacked(client, names)
 
 
-async def _check_unpacked(client: list[str], images: int) -> None:
-    checked = await run([*client, "images", "check", "--quiet"], tail_lines=4 * images)
+async def _check_unpacked(client: list[str], names: Sequence[str]) -> None:
+    """Compare the names with the table that `ctr images check` prints: first column the name, last one UNPACKED."""
+    checked = await run([*client, "images", "check", "--snapshotter", SNAPSHOTTER], tail_lines=16 + 4 * len(names))
     checked.require_success("checking the container images", reason=REASON)
-    complete = [line for line in checked.tail if line.strip()]
-    if len(complete) < images:
-        raise TerminalError(f"only {complete} of {images} container images are complete", reason=REASON)
+    rows = [line.split() for line in checked.tail if line.strip()]
+    unpacked = {row[0] for row in rows if row[-1] == "true"}
+    if missing := [name for name in names if name not in unpacked]:
+        raise TerminalError(f"container images that are not unpacked: {', '.join(missing)}", reason=REASON)
 
 
 def build_config(*, store: Path, state: Path, socket: Path) -> str:
@@ -74,15 +89,14 @@ def build_config(*, store: Path, state: Path, socket: Path) -> str:
 
 
 @asynccontextmanager
-async def _running(containerd: Path, socket: Path, *, store: Path, work: Path) -> AsyncIterator[None]:
-    """A containerd that serves on `socket`; stopped at the end, its log in `work/containerd.log`."""
-    config, log_path = work / "containerd.toml", work / "containerd.log"
-    config.write_text(build_config(store=store, state=work / "state", socket=socket))
+async def _running(importer: Importer, socket: Path, *, store: Path) -> AsyncIterator[None]:
+    """A containerd that serves on `socket`; stopped at the end, its log in `<work>/containerd.log`."""
+    config, log_path = importer.work / "containerd.toml", importer.work / "containerd.log"
+    config.write_text(build_config(store=store, state=importer.work / "state", socket=socket))
     with log_path.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            str(containerd),
-            "--config",
-            str(config),
+            str(importer.containerd),
+            f"--config={config}",
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=asyncio.subprocess.STDOUT,
@@ -96,12 +110,19 @@ async def _running(containerd: Path, socket: Path, *, store: Path, work: Path) -
 
 
 async def _wait_for(socket: Path, process: asyncio.subprocess.Process, log_path: Path) -> None:
-    try:
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            while not socket.is_socket():
-                if process.returncode is not None:
-                    tail = "\n  ".join(log_path.read_text(errors="replace").splitlines()[-10:])
-                    raise TerminalError(f"containerd ended with status {process.returncode}:\n  {tail}", reason=REASON)
-                await asyncio.sleep(_POLL_S)
-    except TimeoutError as error:
-        raise TerminalError(f"containerd did not serve within {_START_TIMEOUT_S:.0f} s", reason=REASON) from error
+    for _ in range(int(_START_TIMEOUT_S / _POLL_S)):
+        if _is_socket(socket):
+            return
+        if process.returncode is not None:
+            raise TerminalError(f"containerd ended by itself:\n  {_read_tail(log_path)}", reason=REASON)
+        await asyncio.sleep(_POLL_S)
+    message = f"containerd did not serve within {_START_TIMEOUT_S:.0f} s:\n  {_read_tail(log_path)}"
+    raise TerminalError(message, reason=REASON)
+
+
+def _is_socket(path: Path) -> bool:
+    return path.is_socket()
+
+
+def _read_tail(log_path: Path) -> str:
+    return "\n  ".join(log_path.read_text(errors="replace").splitlines()[-10:])

@@ -64,7 +64,7 @@ def remove_fields(obj: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, An
         node = tree
         for segment in path:
             node = node.setdefault(segment, {})
-    return _prune(obj, tree) or {}
+    return _prune(obj, tree) or {} if tree else dict(obj)
 
 
 def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> Fields:

@@ -18,7 +18,7 @@ import msgspec
 
 from capn import names
 from capn.api.resources import Resource
-from capn.errors import ApiStatusError, NotFoundError, UnreachableError
+from capn.errors import ApiStatusError, ConflictError, NotFoundError, UnreachableError
 from capn.kube.client import ObjectList, WatchEvent
 from capn.kube.decode import (
     CompactList,
@@ -49,7 +49,6 @@ CHUNK = "500"
 WATCH_SILENCE_S = 130.0
 WATCH_SLACK_S = 15.0
 
-_WRITE = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}
 _RAW_LIST = msgspec.json.Decoder(RawList)
 _RAW_EVENT = msgspec.json.Decoder(RawEvent)
 _EVENT_TYPES = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
@@ -71,11 +70,19 @@ class _Request:
 class HttpKubeClient:
     """`KubeClient` and `CompactReader` over HTTP. `timeout_s` bounds a call with all its retries."""
 
-    def __init__(self, transport: Transport, *, timeout_s: float = 30.0, on_request: Observer | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        timeout_s: float = 30.0,
+        on_request: Observer | None = None,
+        field_manager: str = names.FIELD_MANAGER,
+    ) -> None:
         self._transport = transport
         self._limits = transport.limits
         self._timeout_s = timeout_s
         self._on_request = on_request
+        self._write = {"fieldManager": field_manager, "fieldValidation": "Strict"}
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         """The object, or None when there is none."""
@@ -136,7 +143,7 @@ class HttpKubeClient:
     async def create(self, resource: Resource, obj: Mapping[str, Any]) -> dict[str, Any]:
         """POST; never sent twice unless the server said that it did nothing."""
         namespace, name = object_key(resource, obj)
-        path = build_path(resource, namespace=namespace) + build_query(_WRITE)
+        path = build_path(resource, namespace=namespace) + build_query(self._write)
         what = f"create {resource.plural} {name}"
         return await self._object(
             self._request("POST", path, what=what, body=_typed(resource, obj), content_type=JSON, idempotent=False)
@@ -148,17 +155,26 @@ class HttpKubeClient:
         """Server-side apply as field manager `capn`."""
         namespace, name = object_key(resource, obj)
         path = build_path(resource, namespace=namespace, name=name, subresource=subresource)
-        path += build_query({**_WRITE, "force": "true" if force else "false"})
+        path += build_query({**self._write, "force": "true" if force else "false"})
         what = f"apply {resource.plural} {name}"
-        return await self._object(
-            self._request("PATCH", path, what=what, body=_typed(resource, obj), content_type=APPLY)
-        )
+        uid = (obj.get("metadata") or {}).get("uid")
+        request = self._request("PATCH", path, what=what, body=_typed(resource, obj), content_type=APPLY)
+        try:
+            answer = await self._object(request)
+        except ApiStatusError as error:
+            if uid and error.code == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in str(error):
+                raise _other_uid(what) from error  # what the server says of another live object
+            raise
+        if uid and answer["metadata"].get("uid") != uid:
+            # The status of a custom resource is written whatever uid the body has: too late to prevent, told at least.
+            raise _other_uid(what)
+        return answer
 
     async def merge_patch(
         self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """JSON merge patch; None when the object is gone."""
-        path = build_path(resource, namespace=namespace, name=name) + build_query(_WRITE)
+        path = build_path(resource, namespace=namespace, name=name) + build_query(self._write)
         what = f"patch {resource.plural} {name}"
         try:
             return await self._object(self._request("PATCH", path, what=what, body=encode(patch), content_type=MERGE))
@@ -310,6 +326,10 @@ def _decode(decoder: msgspec.json.Decoder[T], data: bytes, what: str) -> T:
         return decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise _bad_answer(what, error) from error
+
+
+def _other_uid(what: str) -> ConflictError:
+    return ConflictError(f"{what}: the object of that name is another one now")
 
 
 def _bad_answer(what: str, error: Exception) -> ApiStatusError:

@@ -1,9 +1,9 @@
 """`MemoryKubeClient`: an API server's behaviour in this process, for scenario tests, scale and the memory provider.
 
-Role: implements `KubeClient` and `CompactReader` with what capn relies on: revisions, uids, generations, server-side apply
-with field ownership, the status subresource, finalizers, garbage collection, namespaces that end, watches with bookmarks
-and 410. The contract suite holds it to a real API server. It has no schemas: nothing is defaulted, pruned or refused.
-Must not: have fault hooks; a wrapper brings those.
+Role: implements `KubeClient` and `CompactReader` with what capn relies on: revisions, uids, generations, server-side
+apply with field ownership, the status subresource, finalizers, garbage collection, namespaces that end, watches with
+bookmarks and 410. The contract suite holds it to a real API server. It has no schemas: nothing is defaulted, pruned or
+refused. Must not: have fault hooks; a wrapper brings those.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from capn.kube.paths import object_key
 from capn.kube.selectors import Matcher, build_matcher
 
 BOOKMARK_S = 60.0
+_Selected = list[Stored]
 _WITH_STATUS = frozenset({
     "NestedCluster", "NestedMachine", "Node", "Namespace", "Pod", "Service", "Deployment", "DaemonSet",
     "CustomResourceDefinition",
@@ -53,7 +54,7 @@ class MemoryKubeClient:
         bookmark_s: float = BOOKMARK_S,
     ) -> None:
         self.store = MemoryStore(clock=clock, uid_seed=uid_seed)
-        self.raw: dict[str, tuple[int, str]] = {path: (200, "ok") for path in ("/readyz", "/healthz", "/livez")}
+        self.raw: dict[str, tuple[int, str]] = dict.fromkeys(("/readyz", "/healthz", "/livez"), (200, "ok"))
         self.raw["/version"] = (200, json.dumps({"gitVersion": version}))
         self._manager = names.FIELD_MANAGER
         self._bookmark_s = bookmark_s
@@ -218,7 +219,7 @@ class MemoryKubeClient:
     def _update_manager(self, subresource: str | None) -> Manager:
         return self._manager, "Update", subresource or ""
 
-    def _select(self, resource: Resource, namespace: str | None, selector: str | None) -> list[Stored]:
+    def _select(self, resource: Resource, namespace: str | None, selector: str | None) -> _Selected:
         scope = _Scope(namespace, build_matcher(selector))
         return [stored for stored in self.store.scan(resource) if scope.holds(stored.object)]
 

@@ -1,7 +1,7 @@
 """What `MemoryKubeClient` keeps: objects, one revision counter, the log of changes that watches read.
 
-Role: the etcd and garbage collector of the in-process API double. Every change takes one revision, in order. Deleting an
-object deletes what it alone owns. Must not: know verbs, field managers' rules or capn's kinds.
+Role: the etcd and garbage collector of the in-process API double. Every change takes one revision, in order. Deleting
+an object deletes what it alone owns. Must not: know verbs, field managers' rules or capn's kinds.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ def object_key(resource: Resource, obj: Mapping[str, Any]) -> tuple[str | None, 
     name, namespace = meta.get("name"), meta.get("namespace")
     if not name:
         raise TerminalError(f"{resource.kind} to write has no metadata.name")
+    _segment(name)
     if resource.namespaced and not namespace:
         raise TerminalError(f"{resource.kind} {name} to write has no metadata.namespace")
     return (namespace if resource.namespaced else None), name

@@ -1,1 +1,1 @@
-"""Third-party programs: which ones, in which version, and how they get into the cache (built from source or downloaded)."""
+"""Third-party programs: which ones, in which version, and how they get into the cache (built or downloaded)."""

@@ -1,6 +1,6 @@
 """The third-party programs that capn runs or puts into node images: what each is and how it is built.
 
-Role: data only. Inputs: none. Outputs: frozen `Part` and `KubernetesRelease` values. Must not: touch the disk or network.
+Role: data only. Outputs: frozen `Part` and `KubernetesRelease` values. Must not: touch the disk or the network.
 The versions here and in the `go.mod` of the named module below `hack/` belong together; a unit test compares them.
 """
 
@@ -14,7 +14,7 @@ from capn.errors import InvalidSpecError
 
 @dataclass(frozen=True)
 class Part:
-    """One program. `module` is a directory below `hack/` that holds a pinned Go module; `package` the Go package to build.
+    """One program. `module` is a directory below `hack/` with a pinned Go module; `package` the Go package to build.
 
     `published` says that the Kubernetes project publishes the bare binary under `release/<version>/bin/linux/<arch>/`.
     """
@@ -31,7 +31,7 @@ class Part:
 
 @dataclass(frozen=True)
 class KubernetesRelease:
-    """A Kubernetes version that can be built, with the module that pins it and the companions that its kubeadm names."""
+    """A Kubernetes version that can be built, the module that pins it and the companions that its kubeadm names."""
 
     version: str
     module: str
@@ -86,7 +86,7 @@ def list_parts(version: str = DEFAULT_VERSION) -> tuple[Part, ...]:
 
 
 def select_parts(names: Sequence[str], version: str = DEFAULT_VERSION) -> tuple[Part, ...]:
-    """The parts with these names, in the order asked for; none given means all. Raises InvalidSpecError for an unknown one."""
+    """The parts with these names, in the order asked for; none given means all. Raises InvalidSpecError."""
     parts = {part.name: part for part in list_parts(version)}
     unknown = [name for name in names if name not in parts]
     if unknown:
@@ -103,7 +103,7 @@ def _kubernetes_parts(release: KubernetesRelease) -> list[Part]:
 
 
 def _version_ldflags(version: str) -> tuple[str, ...]:
-    """What `kubeadm version` and client user agents report; without these they say v0.0.0 and refuse to work together."""
+    """What `kubeadm version` and user agents report; without these they say v0.0.0 and refuse to work together."""
     major, minor, _ = version.removeprefix("v").split(".")
     values = {
         "gitVersion": version,

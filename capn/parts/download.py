@@ -61,15 +61,17 @@ class DownloadSource:
     async def fetch(self, part: Part, target: Path) -> None:
         """Download to `target` and make it executable.
 
-        Raises NotFoundError (404), UnreachableError (no or a broken answer, after `attempts`), TerminalError (checksum).
+        Raises NotFoundError (404), UnreachableError (a broken answer or none, each time), TerminalError (checksum).
         """
         for attempt in range(1, self.attempts + 1):
             try:
-                return await self._fetch_once(part, target)
+                await self._fetch_once(part, target)
             except UnreachableError:
                 if attempt == self.attempts:
                     raise
                 await asyncio.sleep(self.retry_delay_s * attempt)
+            else:
+                return
 
     async def _fetch_once(self, part: Part, target: Path) -> None:
         url = self.url(part)
@@ -79,13 +81,17 @@ class DownloadSource:
                 expected = await _fetch_checksum(session, f"{url}.sha256")
                 actual = await _fetch_file(session, url, target)
         except (aiohttp.ClientError, TimeoutError) as error:
-            target.unlink(missing_ok=True)
             raise UnreachableError(f"{url}: {error or type(error).__name__}", reason="DownloadFailed") from error
-        if actual != expected:
-            target.unlink(missing_ok=True)
-            message = f"{url}: SHA-256 is {actual}, the published one is {expected}; check the server named in the setting"
-            raise TerminalError(message, reason=CHECKSUM_REASON)
-        target.chmod(0o755)
+        _finish(target, url=url, actual=actual, expected=expected)
+
+
+def _finish(target: Path, *, url: str, actual: str, expected: str) -> None:
+    """Make the file executable if its checksum is right, else remove it."""
+    if actual != expected:
+        target.unlink(missing_ok=True)
+        message = f"{url}: SHA-256 is {actual}, but {expected} is published; check the server named in the setting"
+        raise TerminalError(message, reason=CHECKSUM_REASON)
+    target.chmod(0o755)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Makes sure that parts are in the cache: builds or downloads what is missing, nothing else.
 
 Role: cache layout, locking, atomicity and progress. Layout: `<cache>/parts/<name>/<version>-<digest>/<name>`.
-Inputs: parts, a `PartSource`, the cache directory. Output: the path of each executable. Must not: change a finished part.
+Inputs: parts, a `PartSource`, the cache. Output: the path of each executable. Must not: change a finished part.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def find_parts(parts: Sequence[Part], *, source: PartSource, cache: Path) -> dic
 
 
 async def ensure_parts(parts: Sequence[Part], *, source: PartSource, cache: Path, report: Report) -> dict[str, Path]:
-    """Paths of the parts' executables by name, made one after the other where missing; `report` gets a line for each made.
+    """Paths of the parts' executables by name, made one after the other where missing; `report` gets their progress.
 
     Raises TerminalError, UnreachableError or NotFoundError from the source; parts made before the failure stay.
     """
@@ -56,13 +56,16 @@ async def _ensure_part(  # noqa: PLR0913 - one private step of ensure_parts
         raise NotFoundError(f"{part.name} {part.version}: the chosen source does not have it")
     lock = cache / "locks" / f"part-{part.name}-{path.parent.name}.lock"
     async with file_lock(lock, on_wait=lambda: report(f"{label}: waiting for another capn that makes it")):
-        if path.is_file():
+        if _size_mib(path) is not None:
             return
         started = time.monotonic()
         report(f"{label}: started")
         await _make(part, path, source)
-        size_mib = path.stat().st_size / 2**20
-        report(f"{label}: done in {time.monotonic() - started:.0f} s ({size_mib:.0f} MiB)")
+        report(f"{label}: done in {time.monotonic() - started:.0f} s ({_size_mib(path) or 0:.0f} MiB)")
+
+
+def _size_mib(path: Path) -> float | None:
+    return path.stat().st_size / 2**20 if path.is_file() else None
 
 
 async def _make(part: Part, path: Path, source: PartSource) -> None:

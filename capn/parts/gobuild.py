@@ -1,7 +1,7 @@
 """Builds parts from the pinned Go modules below `hack/`.
 
 Role: a `PartSource`. Inputs: a `Part` and the modules; Go's own environment (GOPROXY, GOCACHE ...) is respected.
-Output: a stripped executable. Must not: change `go.mod` or `go.sum` (`-mod=readonly`) or use more than `jobs` compilers.
+Output: a stripped executable. Must not: change `go.mod` or `go.sum`, or run more than `jobs` compilers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from capn.parts.process import Finished, run
 REASON = "PartBuildFailed"
 _ATTEMPTS = 3
 # What Go prints when the module proxy stumbles; anything else is a real failure and is not tried again.
-_BLIPS = ("i/o timeout", "connection reset", "TLS handshake timeout", "unexpected EOF", "502 Bad", "503 Serv", "504 Gate")
+_BLIPS = (
+    "i/o timeout",
+    "connection reset",
+    "TLS handshake timeout",
+    "unexpected EOF",
+    "502 Bad",
+    "503 Serv",
+    "504 Gate",
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class GoBuildSource:
         return digest.hexdigest()
 
     async def fetch(self, part: Part, target: Path) -> None:
-        """Compile the part to `target`. Raises TerminalError with the compiler's last lines, NotFoundError without Go."""
+        """Compile the part. Raises TerminalError with the compiler's last lines, NotFoundError without Go."""
         for attempt in range(1, _ATTEMPTS + 1):
             finished = await self._build(part, target)
             if finished.status == 0:

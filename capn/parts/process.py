@@ -1,7 +1,7 @@
 """Runs one program to its end without blocking the event loop.
 
-Role: argv in, exit status and the last lines of its output out. Must not: use a shell, keep unbounded output, or leave a
-child behind when the caller is cancelled.
+Role: argv in, exit status and the last lines of its output out. Must not: use a shell, keep unbounded output, or leave
+a child behind when the caller is cancelled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LINE_LIMIT = 1 << 20
 
 @dataclass(frozen=True)
 class Finished:
-    """How a program ended: its exit status (negative: killed by that signal) and the last lines of stdout and stderr."""
+    """How a program ended: its exit status (negative: killed by that signal) and its last lines of output."""
 
     argv: tuple[str, ...]
     status: int
@@ -59,9 +59,8 @@ async def run(
             start_new_session=True,
         )
     except FileNotFoundError as error:
-        if cwd is not None and not cwd.is_dir():
-            raise NotFoundError(f"directory {cwd} does not exist") from error
-        raise NotFoundError(f"{words[0]} is not installed or not on PATH") from error
+        # The same error stands for a missing program and for a missing working directory.
+        raise NotFoundError(f"{error.filename or words[0]} is not installed or does not exist") from error
     try:
         tail = await _read_tail(process, tail_lines)
         return Finished(words, await process.wait(), tail)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from capn import names
 from capn.kube.client import KubeClient
 
 
@@ -147,9 +146,3 @@ class Provider(Protocol):
     async def close(self) -> None:
         """End connections and threads; machines go on."""
         ...
-
-
-def build_provider_id(kind: str, ref: MachineRef) -> str:
-    """The machine's provider ID, known before its VM exists: `capn-<kind>://<namespace>/<cluster>/<machine>/<uuid>`."""
-    vm = names.build_domain_uuid(ref.uid)
-    return f"capn-{kind}://{ref.cluster.namespace}/{ref.cluster.name}/{ref.name}/{vm}"

@@ -1,4 +1,4 @@
-"""Integration tests all run against real etcd, kube-apiserver and controller manager (fixtures in tests/conftest.py)."""
+"""All of these tests run against real etcd, kube-apiserver and controller manager (fixtures in tests/conftest.py)."""
 
 from __future__ import annotations
 

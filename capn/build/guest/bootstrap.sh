@@ -166,7 +166,7 @@ watch_components() {
 
 # Follows kubeadm's output: `[phase] text` is the stage.
 follow() {
-    while IFS= read -r line; do
+    while IFS= read -r line || [ -n "$line" ]; do
         printf '%s\n' "$line" >>"$ATTEMPT_LOG"
         case "$line" in
         '['[a-z]*'] '*)

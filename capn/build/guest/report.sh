@@ -16,7 +16,7 @@ CAPN_INTERVAL_DONE="${CAPN_INTERVAL_DONE:-10}"
 capn_emit() {
     capn_line=
     [ ! -r "$CAPN_STATE/report" ] || read -r capn_line <"$CAPN_STATE/report" || :
-    [ -z "$capn_line" ] || printf '\n%s\n' "$capn_line" 2>/dev/null >"$CAPN_CONSOLE" || :
+    [ -z "$capn_line" ] || printf '\n%s\n' "$capn_line" 2>/dev/null >>"$CAPN_CONSOLE" || :
 }
 
 # Removes what could be a secret: bootstrap tokens, values of secret flags and fields, private keys, long base64 runs.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 
+import structlog
+
 from capn.api.conditions import MachineCondition, find
 from capn.api.machine import NestedMachine
 from capn.api.resources import CONFIG_MAP
@@ -17,6 +19,8 @@ from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 from capn.errors import ApiStatusError, CapnError, TransientError, UnreachableError
 from capn.kube.client import KubeClient
+
+log = structlog.get_logger(__name__)
 
 # The guest's report of success wakes this phase at once; the poll is for a guest whose console cannot be read.
 POLL_S = 15.0
@@ -41,7 +45,8 @@ async def _look(scope: ClusterScope, child: Child) -> Wait | None:
     except (UnreachableError, ApiStatusError) as error:
         if scope.initialized:
             raise
-        return Wait("WaitingForAPIServer", f"the child's API server does not answer yet: {error}", POLL_S)
+        log.debug("the child's API server does not answer yet", error=str(error))
+        return Wait("WaitingForAPIServer", "the child's API server does not answer yet", POLL_S)
     if config is None:
         return Wait("WaitingForKubeadm", "the child's API answers; kubeadm has not finished its init yet", POLL_S)
     scope.child_version = version

@@ -146,6 +146,11 @@ class LibvirtConnection:
             if self._conn is conn:
                 self._conn = None
 
+    def run_detached(self, work: Callable[[], None]) -> None:
+        """Call `work` in a thread and do not wait: for clean-up by a caller that may be cancelled."""
+        with contextlib.suppress(RuntimeError):  # closed already, and everything with it
+            self._threads.submit(work).add_done_callback(_retrieve)
+
     async def close(self) -> None:
         """Close the connection and let the threads end; one that is stuck in a call is not waited for."""
         self._closed = True

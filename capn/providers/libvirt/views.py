@@ -76,8 +76,14 @@ def parse_domain(text: str) -> DomainView:
     return DomainView(
         name=root.findtext("name", ""),
         owner=_parse_owner(root.find(f"metadata/{{{METADATA_NAMESPACE}}}machine")),
-        seed_attached=seed is not None and seed.find("source") is not None,
+        seed_attached=seed is not None and _has_medium(seed),
     )
+
+
+def _has_medium(drive: ET.Element) -> bool:
+    """Whether something is in the drive: an empty one of a running domain still has a source, with an index only."""
+    source = drive.find("source")
+    return source is not None and any(name != "index" for name in source.keys())
 
 
 def _target(disk: ET.Element) -> str | None:

@@ -1,0 +1,117 @@
+# Everything that a developer or CI does, by name. `make help` lists it.
+# What is built or downloaded goes to the cache outside the checkout; a second run builds nothing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+NAME ?= demo
+ACCEL ?= auto
+VERSION ?= v1.37.2
+PYTEST_ARGS ?=
+
+CACHE := $(or $(CAPN_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/capn)
+VENV := $(CACHE)/venv-$(shell sha256sum requirements/dev.txt | cut -c1-12)
+PY := $(VENV)/bin/python
+
+# The hypervisor, the node image and the tests that boot machines need root. A user's own files stay the user's: Go runs
+# without sudo, and what Python writes beside the sources goes to the cache.
+AS_ROOT := env
+ifneq ($(shell id -u),0)
+AS_ROOT := sudo -E env "PATH=$$PATH" "HOME=$$HOME" "CAPN_CACHE=$(CACHE)" "PYTHONPYCACHEPREFIX=$(CACHE)/root/pycache" \
+  "HYPOTHESIS_STORAGE_DIRECTORY=$(CACHE)/root/hypothesis"
+PYTEST_ARGS += -p no:cacheprovider
+endif
+
+SOURCES := capn tests bench
+
+.PHONY: help
+help: ## List every target
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: host
+host: ## Install the Debian packages that are missing (apt, sudo)
+	@command -v go >/dev/null || { echo 'error: go is not on PATH; install Go 1.26 or newer' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'error: $(PYTHON) is older than 3.11; set PYTHON=' >&2; exit 1; }
+	@$(PYTHON) -m capn.parts.host install
+
+.PHONY: sync
+sync: $(VENV)/.complete ## Make the Python environment in the cache (pinned, with hashes)
+
+$(VENV)/.complete: requirements/dev.txt | host
+	@mkdir -p $(CACHE)
+	@rm -rf $(VENV)
+	@echo "making the Python environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.PHONY: fmt
+fmt: sync ## Format and fix what can be fixed
+	@$(PY) -m ruff format $(SOURCES)
+	@$(PY) -m ruff check --fix $(SOURCES)
+
+.PHONY: lint
+lint: sync ## Check format, lint rules and layers
+	@$(PY) -m ruff format --check $(SOURCES)
+	@$(PY) -m ruff check $(SOURCES)
+	@$(VENV)/bin/lint-imports
+
+.PHONY: type
+type: sync ## Check types (mypy --strict)
+	@$(PY) -m mypy
+
+.PHONY: generate
+generate: sync ## Write crds/ and docs/api.md from the models
+	@$(PY) -m capn.api.crd
+	@$(PY) -m capn.api.docs
+
+.PHONY: generate-check
+generate-check: sync ## Fail when crds/ or docs/api.md differ from the models
+	@$(PY) -m capn.api.crd --check
+	@$(PY) -m capn.api.docs --check
+
+.PHONY: golden
+golden: sync ## Rewrite the golden files
+	@$(PY) -m pytest tests/golden --snapshot-update $(PYTEST_ARGS)
+
+.PHONY: parts
+parts: sync ## Build the third-party programs that are missing in the cache
+	@$(PY) -m capn parts build
+
+.PHONY: image
+image: parts ## Build the node image (VERSION=v1.37.2) if it is missing in the cache
+	@$(AS_ROOT) $(PY) -m capn image build --version $(VERSION)
+
+.PHONY: test
+test: image ## Run all of the tests, set-up included (minutes: real machines boot)
+	@$(AS_ROOT) $(PY) -m pytest --durations=15 $(PYTEST_ARGS)
+
+.PHONY: test-unit
+test-unit: sync ## Run the tests that need nothing but Python
+	@$(PY) -m pytest -m 'not integration and not e2e and not libvirt' $(PYTEST_ARGS)
+
+.PHONY: test-integration
+test-integration: parts ## Run the tests against real etcd, kube-apiserver and controller manager
+	@$(AS_ROOT) $(PY) -m pytest -m integration $(PYTEST_ARGS)
+
+.PHONY: test-e2e
+test-e2e: image ## Run the tests that boot real machines
+	@$(AS_ROOT) $(PY) -m pytest -m 'e2e or libvirt' $(PYTEST_ARGS)
+
+.PHONY: verify
+verify: lint type generate-check test ## All that CI checks
+
+.PHONY: demo
+demo: parts ## From nothing to a child cluster in real machines (NAME=demo, ACCEL=auto|kvm|emulate)
+	@$(AS_ROOT) $(PY) -m capn demo --name $(NAME) --accel $(ACCEL)
+
+.PHONY: demo-clean
+demo-clean: ## Remove everything of the demo; fine at any half state and twice
+	@if [ -x $(PY) ]; then $(AS_ROOT) $(PY) -m capn demo --clean --name $(NAME); else echo 'nothing to clean: no demo ever ran here'; fi
+
+.PHONY: bench
+bench: parts ## Run the benchmarks; a table and a plot go to docs/
+	@$(PY) -m bench $(BENCH_ARGS)

@@ -1,0 +1,91 @@
+"""Commands that only read: `capn tree`, `capn kubeconfig`, and the forms of output.
+
+Role: fetch and print. Must not: write to a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from capn.errors import NotFoundError
+from capn.kube.client import KubeClient
+
+
+def write_data(data: Any, output: str, lines: Callable[[], Iterable[str]]) -> None:  # noqa: ANN401 - JSON-shaped
+    """Print `data` as JSON or YAML, or `lines` for people."""
+    if output == "json":
+        sys.stdout.write(json.dumps(data, indent=2) + "\n")
+    elif output == "yaml":
+        sys.stdout.write(yaml.safe_dump(data, sort_keys=False))
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in lines())
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned columns, two blanks apart."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
+
+
+def choose_kubeconfig(given: Path | None) -> Path:
+    """The given kubeconfig (KUBECONFIG may list several: the first that exists), else ~/.kube/config."""
+    candidates = [Path(part) for part in str(given).split(os.pathsep) if part] if given else []
+    candidates = candidates or [Path.home() / ".kube" / "config"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise NotFoundError(f"no kubeconfig at {candidates[0]}; name one by --kubeconfig or KUBECONFIG")
+
+
+@asynccontextmanager
+async def _client(kubeconfig: Path) -> AsyncIterator[KubeClient]:
+    from capn.kube.connect import connect_kubeconfig  # noqa: PLC0415 - slow to import
+
+    client = await connect_kubeconfig(kubeconfig)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def show_tree(kubeconfig: Path | None, namespace: str | None, output: str) -> None:
+    """Print the tree. NotFoundError when the CRDs are not installed."""
+    from capn.dev.tree import draw_tree, read_tree  # noqa: PLC0415
+
+    path = choose_kubeconfig(kubeconfig)
+
+    async def read() -> list[Any]:
+        async with _client(path) as client:
+            return await read_tree(client, namespace=namespace)
+
+    clusters = asyncio.run(read())
+    data = {"parent": str(path), "clusters": [asdict(cluster) for cluster in clusters]}
+    write_data(data, output, lambda: draw_tree(clusters, parent=str(path), now=datetime.now(UTC)))
+
+
+def show_kubeconfig(kubeconfig: Path | None, *, namespace: str, cluster: str, write: Path | None) -> None:
+    """Print the child's kubeconfig, or write it 0600."""
+    from capn.dev.child import read_child_kubeconfig  # noqa: PLC0415
+    from capn.dev.files import write_private  # noqa: PLC0415
+
+    async def read() -> bytes:
+        async with _client(choose_kubeconfig(kubeconfig)) as client:
+            return await read_child_kubeconfig(client, namespace=namespace, cluster=cluster)
+
+    data = asyncio.run(read())
+    if write is None:
+        sys.stdout.write(data.decode())
+        return
+    write_private(write, data)
+    sys.stderr.write(f"wrote {write}\n")

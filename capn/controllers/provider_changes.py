@@ -1,0 +1,60 @@
+"""Listens to each provider that is in use and wakes machines whose VM changed without our doing.
+
+Role: hands providers to reconcilers and begins to listen to one when it is first asked for, so that an endpoint that
+nobody uses is never connected to. Must not: decide what a change means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+
+import structlog
+
+from capn.api.machine_template import Infrastructure
+from capn.controllers.deps import Providers
+from capn.errors import CapnError
+from capn.providers.base import MachineRef, Provider
+
+log = structlog.get_logger(__name__)
+
+# How soon a provider's stream of changes is opened again after it broke.
+REOPEN_S = 5.0
+
+
+class ProviderChanges:
+    """`Providers` with ears."""
+
+    def __init__(self, providers: Providers, wake: Callable[[MachineRef], None]) -> None:
+        self._providers = providers
+        self._wake = wake
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    def get(self, infrastructure: Infrastructure) -> Provider:
+        """The provider; InvalidSpecError when there is none of that name."""
+        provider = self._providers.get(infrastructure)
+        if id(provider) not in self._tasks:
+            self._tasks[id(provider)] = asyncio.create_task(
+                self._listen(provider), name=f"changes/{provider.kind}", context=contextvars.Context()
+            )
+        return provider
+
+    async def close(self) -> None:
+        """Stop listening."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self, provider: Provider) -> None:
+        while True:
+            try:
+                async for ref in provider.changes():
+                    self._wake(ref)
+            except CapnError as error:
+                log.info("the hypervisor's events broke off; listening again", kind=provider.kind, error=str(error))
+            except Exception:
+                # Whatever one stream ran into, a VM that dies later must still be noticed.
+                log.exception("listening to the hypervisor failed; listening again", kind=provider.kind)
+            await asyncio.sleep(REOPEN_S)

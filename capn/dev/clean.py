@@ -1,0 +1,90 @@
+"""`make demo-clean`: takes an environment down to the last file, and looks whether anything is left.
+
+Role: deletes the clusters through the API first (that is part of what the demo shows), then stops everything, then looks.
+Inputs: a `DevState`, at any half state. Must not: stop at the first thing that does not work, or call a leak clean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from capn.dev import processes
+from capn.dev.environment import CONTROLLER, Environment
+from capn.dev.parent_flags import PROGRAMS
+from capn.dev.progress import Progress
+from capn.dev.state import DevState
+from capn.errors import CapnError, TerminalError
+from capn.parts.source import Report
+
+_DELETE_LIMIT_S = 300
+
+
+async def clean(state: DevState, progress: Progress) -> None:
+    """Remove the environment. TerminalError names what is left; running it again is fine."""
+    environment = Environment(state)
+    if state.directory.exists():
+        with progress.step("Deleting child clusters through the API") as report:
+            await _delete_clusters(environment, report)
+        with progress.step("Stopping controller, hypervisor and parent"):
+            await processes.stop(state.controller, CONTROLLER, grace_s=30.0)
+            await asyncio.to_thread(environment.hypervisor().stop)
+            await environment.parent().down()
+    with progress.step("Looking for leftovers") as report:
+        left = await find_leftovers(environment)
+        environment.remove_files()
+        if state.directory.exists():
+            left.append(f"directory {state.directory}")
+        if left:
+            raise TerminalError(f"left behind: {', '.join(left)}", reason="Leaked")
+        report("no domain, volume, network, process, mount or file is left")
+
+
+async def _delete_clusters(environment: Environment, report: Report) -> None:
+    """Through the API if it answers. Failing is reported, not fatal: the hypervisor takes its machines with it."""
+    if len(environment.parent().running()) != len(PROGRAMS):
+        report("the parent does not run; what is left goes with the hypervisor")
+        return
+    try:
+        kubectl = environment.kubectl
+        names = (await kubectl.run("get", "nestedclusters", "-A", "-o", "name")).split()
+        if not names:
+            report("there are none")
+            return
+        if not processes.find(environment.state.controller, CONTROLLER):
+            await environment.start_controller(report)
+        limit = f"--timeout={_DELETE_LIMIT_S}s"
+        said = await kubectl.run(
+            "delete", "nestedclusters", "--all", "-A", "--wait=true", limit, limit_s=_DELETE_LIMIT_S + 30.0
+        )
+        for line in said.splitlines():
+            report(line)
+    except CapnError as error:
+        report(f"could not: {error}")
+
+
+async def find_leftovers(environment: Environment) -> list[str]:
+    """Processes, mounts, bridges and rules that are still there although everything was stopped."""
+    directory = environment.state.directory
+    left = [f"process {record.pid} ({record.name})" for record in processes.find_owned(directory)]
+    left += await asyncio.to_thread(environment.hypervisor().leaks)
+    left += [f"process {pid}" for pid in _mentioning(directory)]
+    return sorted(set(left))
+
+
+def _mentioning(directory: Path) -> list[int]:
+    """Processes of the hypervisor's kind whose command line names the directory (they do not carry our mark)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        program = Path(arguments[0].decode(errors="replace")).name
+        if program.startswith(("qemu", "dnsmasq", "libvirtd", "virtlogd")) and any(
+            str(directory).encode() in argument for argument in arguments
+        ):
+            found.append(int(entry.name))
+    return found

@@ -1,0 +1,63 @@
+"""What a development environment needs before it can start: third-party programs and the node image.
+
+Role: chooses the source by the administrator's environment (`CAPN_DOWNLOAD_URL`, `CAPN_DEBIAN_MIRROR`) and puts things
+into the cache. Must not: build what is there already.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from capn.errors import NotFoundError
+from capn.image.build import ensure_image
+from capn.parts.catalogue import CONTROL_PLANE_NAMES, DEFAULT_VERSION, select_parts
+from capn.parts.download import DownloadSource
+from capn.parts.ensure import ensure_parts, find_parts
+from capn.parts.gobuild import GoBuildSource
+from capn.parts.source import PartSource, PreferredSource, Report
+from capn.providers.images import NodeImage
+from capn.settings import cache_dir
+
+DOWNLOAD_VARIABLE = "CAPN_DOWNLOAD_URL"
+MIRROR_VARIABLE = "CAPN_DEBIAN_MIRROR"
+
+
+def choose_source() -> PartSource:
+    """Builds with Go; with a download address set, release binaries are taken from there where it has them."""
+    built = GoBuildSource()
+    base = os.environ.get(DOWNLOAD_VARIABLE)
+    return PreferredSource(DownloadSource(base), built) if base else built
+
+
+async def ensure_programs(
+    report: Report, names: Sequence[str] = CONTROL_PLANE_NAMES, *, version: str = DEFAULT_VERSION
+) -> dict[str, Path]:
+    """Paths of these programs (empty: of all), made where missing."""
+    parts = select_parts(names, version)
+    return await ensure_parts(parts, source=choose_source(), cache=cache_dir(), report=report)
+
+
+def find_programs(names: Sequence[str] = CONTROL_PLANE_NAMES, *, version: str = DEFAULT_VERSION) -> dict[str, Path]:
+    """Paths of these programs. NotFoundError with the command that makes them when one is missing."""
+    parts = select_parts(names, version)
+    paths = find_parts(parts, source=choose_source(), cache=cache_dir())
+    if missing := [part.name for part in parts if part.name not in paths]:
+        raise NotFoundError(f"not in the cache: {', '.join(missing)}; run `capn parts build {' '.join(missing)}`")
+    return paths
+
+
+async def ensure_node_image(version: str, report: Report) -> NodeImage:
+    """The node image for the version, built where missing (root)."""
+    mirror = os.environ.get(MIRROR_VARIABLE) or None
+    image = await ensure_image(version, source=choose_source(), cache=cache_dir(), report=report, mirror=mirror)
+    return NodeImage(
+        version=image.version,
+        digest=image.digest,
+        disk=image.disk,
+        kernel=image.kernel,
+        initrd=image.initrd,
+        cmdline=image.cmdline,
+        minimum_disk_bytes=image.minimum_disk_bytes,
+    )

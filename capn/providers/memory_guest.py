@@ -1,0 +1,63 @@
+"""What a simulated machine does with its user-data: the same reading that a real guest does, without the work.
+
+Role: pure. Finds the kubeadm configuration in cloud-init user-data and says what kubeadm would do. Must not: accept what a
+real guest would refuse (no configuration, no token to join with).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from capn.errors import InvalidSpecError
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_KUBEADM_GROUP = "kubeadm.k8s.io/"
+_HEAD = 512
+
+
+@dataclass(frozen=True, slots=True)
+class GuestPlan:
+    """What the machine will do. `token` is None for the machine that initializes the cluster."""
+
+    node_name: str
+    provider_id: str
+    version: str | None
+    token: str | None = field(repr=False)
+    taints: tuple[dict[str, Any], ...] = ()
+
+
+def read_user_data(user_data: bytes) -> GuestPlan:
+    """The guest's plan. InvalidSpecError when the user-data would not make a node."""
+    config = yaml.load(user_data, Loader=_Loader)  # noqa: S506 - a safe loader, compiled
+    files = config.get("write_files", ()) if isinstance(config, dict) else ()
+    for file in files:
+        content = file.get("content", "") if isinstance(file, dict) else ""
+        if isinstance(content, str) and _KUBEADM_GROUP in content[:_HEAD]:
+            return _read_kubeadm(list(yaml.load_all(content, Loader=_Loader)))  # noqa: S506 - as above
+    raise InvalidSpecError("bootstrap data", "holds no kubeadm configuration")
+
+
+def _read_kubeadm(documents: list[Any]) -> GuestPlan:
+    by_kind = {document["kind"]: document for document in documents if isinstance(document, dict)}
+    join = by_kind.get("JoinConfiguration")
+    main = join or by_kind.get("InitConfiguration")
+    if main is None:
+        raise InvalidSpecError("bootstrap data", "holds neither an InitConfiguration nor a JoinConfiguration")
+    registration = main.get("nodeRegistration", {})
+    return GuestPlan(
+        node_name=registration.get("name", ""),
+        provider_id=_extra_args(registration).get("provider-id", ""),
+        version=by_kind.get("ClusterConfiguration", {}).get("kubernetesVersion"),
+        token=join["discovery"]["bootstrapToken"]["token"] if join else None,
+        taints=tuple(registration.get("taints") or ()),
+    )
+
+
+def _extra_args(registration: dict[str, Any]) -> dict[str, str]:
+    args = registration.get("kubeletExtraArgs", ())
+    if isinstance(args, dict):
+        return args
+    return {arg["name"]: arg["value"] for arg in args}

@@ -1,0 +1,99 @@
+"""A client that writes only while the lease holds.
+
+Role: the last line against two active controllers: whatever still runs after the lease's deadline cannot write, and a
+write that is on its way at the deadline is given up. Reads pass. Must not: know how the lease is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from capn.api.resources import Resource
+from capn.errors import TransientError
+from capn.kube.client import KubeClient, ObjectList, WatchEvent
+from capn.kube.compact import compact_reader
+from capn.kube.decode import CompactList, ObjectEvent
+
+T = TypeVar("T")
+
+
+class LeaseLostError(TransientError):
+    """Another controller may be active: this process must not write any more."""
+
+    default_reason = "LeaseLost"
+
+
+class GuardedKubeClient:
+    """`inner`, with writes only while `remaining_s()` (seconds to the lease's deadline) is positive."""
+
+    def __init__(self, inner: KubeClient, remaining_s: Callable[[], float]) -> None:
+        self._inner = inner
+        self._compact = compact_reader(inner)
+        self._remaining_s = remaining_s
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+        """As the inner client."""
+        return await self._inner.get(resource, name, namespace)
+
+    async def list(
+        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> ObjectList:
+        """As the inner client."""
+        return await self._inner.list(resource, namespace=namespace, label_selector=label_selector)
+
+    async def list_compact(
+        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> CompactList:
+        """As the inner client."""
+        return await self._compact.list_compact(resource, namespace=namespace, label_selector=label_selector)
+
+    async def watch(self, resource: Resource, **scope: Any) -> AsyncGenerator[WatchEvent, None]:  # noqa: ANN401
+        """As the inner client."""
+        async for event in self._inner.watch(resource, **scope):
+            yield event
+
+    def watch_compact(self, resource: Resource, **scope: Any) -> AsyncGenerator[ObjectEvent, None]:  # noqa: ANN401
+        """As the inner client."""
+        return self._compact.watch_compact(resource, **scope)
+
+    async def create(self, resource: Resource, obj: Mapping[str, Any]) -> dict[str, Any]:
+        """As the inner client; LeaseLostError past the deadline."""
+        return await self._write(lambda: self._inner.create(resource, obj))
+
+    async def apply(
+        self, resource: Resource, obj: Mapping[str, Any], *, subresource: str | None = None, force: bool = True
+    ) -> dict[str, Any]:
+        """As the inner client; LeaseLostError past the deadline."""
+        return await self._write(lambda: self._inner.apply(resource, obj, subresource=subresource, force=force))
+
+    async def merge_patch(
+        self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """As the inner client; LeaseLostError past the deadline."""
+        return await self._write(lambda: self._inner.merge_patch(resource, name, namespace, patch))
+
+    async def delete(
+        self, resource: Resource, name: str, namespace: str | None = None, *, uid: str | None = None
+    ) -> bool:
+        """As the inner client; LeaseLostError past the deadline."""
+        return await self._write(lambda: self._inner.delete(resource, name, namespace, uid=uid))
+
+    async def get_raw(self, path: str) -> tuple[int, str]:
+        """As the inner client."""
+        return await self._inner.get_raw(path)
+
+    async def close(self) -> None:
+        """Close the inner client."""
+        await self._inner.close()
+
+    async def _write(self, call: Callable[[], Awaitable[T]]) -> T:
+        left_s = self._remaining_s()
+        if left_s <= 0:
+            raise LeaseLostError("the lease is lost; this process does not write any more")
+        try:
+            async with asyncio.timeout(left_s):
+                return await call()
+        except TimeoutError as error:
+            raise LeaseLostError("the lease ran out during a write") from error

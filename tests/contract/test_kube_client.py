@@ -1,0 +1,395 @@
+"""One suite for every `KubeClient`: the in-process double, and HTTP to a real kube-apiserver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER, NODE, SECRET
+from capn.errors import ApiStatusError, ConflictError, NotFoundError, TerminalError
+from capn.kube.client import KubeClient, WatchEvent
+from capn.kube.errors import WatchExpiredError
+from capn.kube.http import HttpKubeClient
+from capn.kube.memory import MemoryKubeClient
+from tests.contract.kube_cases import (
+    Case,
+    Manifest,
+    apply_cluster,
+    apply_map,
+    config_map,
+    revision,
+    status_of,
+)
+
+NO_UID = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(params=["memory", pytest.param("http", marks=pytest.mark.integration)])
+def case(request: pytest.FixtureRequest) -> Case:
+    # Not async: the parent's own fixtures run a loop, which they cannot inside another.
+    if request.param == "memory":
+        memory = MemoryKubeClient(bookmark_s=0.05)
+        return Case(memory, "default", memory.as_manager("kubectl"), is_real=False)
+    request.getfixturevalue("crds")
+    client = request.getfixturevalue("client")
+    assert isinstance(client, HttpKubeClient)
+    other = HttpKubeClient(client._transport, field_manager="kubectl")
+    return Case(client, request.getfixturevalue("namespace"), other, is_real=True)
+
+
+async def eventually(check: Callable[[], Any]) -> Any:
+    """The first truthy answer of an async check within 20 s."""
+    async with asyncio.timeout(20):
+        while not (found := await check()):
+            await asyncio.sleep(0.05)
+    return found
+
+
+async def test_get_of_nothing_is_none(case: Case) -> None:
+    assert await case.client.get(CONFIG_MAP, "absent", case.namespace) is None
+
+
+async def test_create_then_get(case: Case) -> None:
+    made = await case.client.create(CONFIG_MAP, config_map(case, "a", data={"k": "v"}))
+    assert made["metadata"]["uid"]
+    assert made["kind"] == "ConfigMap"
+    found = await case.client.get(CONFIG_MAP, "a", case.namespace)
+    assert found is not None
+    assert found["data"] == {"k": "v"}
+    assert revision(found) == revision(made)
+
+
+async def test_create_of_a_taken_name(case: Case) -> None:
+    await case.client.create(CONFIG_MAP, config_map(case, "a"))
+    with pytest.raises(ConflictError) as caught:
+        await case.client.create(CONFIG_MAP, config_map(case, "a"))
+    assert caught.value.reason == "AlreadyExists"
+
+
+async def test_a_write_needs_name_and_namespace(case: Case) -> None:
+    for meta in ({}, {"name": "a"}, {"name": "..", "namespace": case.namespace}):
+        with pytest.raises(TerminalError):
+            await case.client.apply(CONFIG_MAP, {"metadata": meta})
+
+
+async def test_apply_creates_updates_and_does_nothing_twice(case: Case) -> None:
+    first = await apply_map(case, "a", data={"k": "1"})
+    same = await apply_map(case, "a", data={"k": "1"})
+    assert revision(same) == revision(first)
+    changed = await apply_map(case, "a", data={"k": "2"})
+    assert changed["data"] == {"k": "2"}
+    assert revision(changed) > revision(first)
+    assert changed["metadata"]["uid"] == first["metadata"]["uid"]
+
+
+async def test_apply_removes_what_it_no_longer_says(case: Case) -> None:
+    await apply_map(case, "a", data={"keep": "1", "drop": "1"}, metadata={"labels": {"x": "1", "y": "1"}})
+    left = await apply_map(case, "a", data={"keep": "1"}, metadata={"labels": {"x": "1"}})
+    assert left["data"] == {"keep": "1"}
+    assert left["metadata"]["labels"] == {"x": "1"}
+
+
+async def test_apply_leaves_what_others_own(case: Case) -> None:
+    await case.other.apply(CONFIG_MAP, config_map(case, "a", data={"theirs": "1", "shared": "1"}))
+    await apply_map(case, "a", data={"ours": "1", "shared": "1"})
+    left = await apply_map(case, "a", data={"ours": "1"})
+    assert left["data"] == {"ours": "1", "theirs": "1", "shared": "1"}
+
+
+async def test_apply_conflicts_unless_forced(case: Case) -> None:
+    await case.other.apply(CONFIG_MAP, config_map(case, "a", data={"k": "theirs"}))
+    with pytest.raises(ConflictError):
+        await case.client.apply(CONFIG_MAP, config_map(case, "a", data={"k": "ours"}), force=False)
+    taken = await case.client.apply(CONFIG_MAP, config_map(case, "a", data={"k": "ours"}))
+    assert taken["data"] == {"k": "ours"}
+    with pytest.raises(ConflictError):
+        await case.other.apply(CONFIG_MAP, config_map(case, "a", data={"k": "theirs"}), force=False)
+
+
+async def test_a_created_field_is_not_removed_by_an_apply_without_it(case: Case) -> None:
+    await case.client.create(CONFIG_MAP, config_map(case, "a", data={"made": "1"}))
+    left = await apply_map(case, "a", data={"applied": "1"})
+    assert left["data"] == {"made": "1", "applied": "1"}
+
+
+async def test_apply_with_the_uid_of_another_object(case: Case) -> None:
+    with pytest.raises(ConflictError):
+        await apply_map(case, "gone", metadata={"uid": NO_UID})
+    assert await case.client.get(CONFIG_MAP, "gone", case.namespace) is None
+    live = await apply_map(case, "a", data={"k": "1"})
+    with pytest.raises(ConflictError):
+        await apply_map(case, "a", data={"k": "2"}, metadata={"uid": NO_UID})
+    mine = await apply_map(case, "a", data={"k": "2"}, metadata={"uid": live["metadata"]["uid"]})
+    assert mine["data"] == {"k": "2"}
+
+
+async def test_apply_of_an_old_revision(case: Case) -> None:
+    first = await apply_map(case, "a", data={"k": "1"})
+    await apply_map(case, "a", data={"k": "2"})
+    with pytest.raises(ConflictError):
+        await apply_map(case, "a", data={"k": "3"}, metadata={"resourceVersion": first["metadata"]["resourceVersion"]})
+
+
+async def test_owner_references_merge_by_uid(case: Case) -> None:
+    owner = await apply_map(case, "owner")
+    theirs = {"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": NO_UID}
+    ours = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["metadata"]["uid"]}
+    await case.other.apply(SECRET, _secret(case, "a", ownerReferences=[ours]))
+    both = await case.client.apply(SECRET, _secret(case, "a", ownerReferences=[ours, theirs]))
+    assert {reference["uid"] for reference in both["metadata"]["ownerReferences"]} == {ours["uid"], NO_UID}
+    left = await case.client.apply(SECRET, _secret(case, "a"))
+    assert [reference["uid"] for reference in left["metadata"]["ownerReferences"]] == [ours["uid"]]
+
+
+def _secret(case: Case, name: str, **meta: Any) -> Manifest:
+    return {"metadata": {"name": name, "namespace": case.namespace, **meta}, "data": {"value": "czNjcmV0"}}
+
+
+async def test_status_is_written_through_its_subresource_only(case: Case) -> None:
+    made = await apply_cluster(case, "a", status={"phase": "Ready"})
+    assert "status" not in made
+    generation = made["metadata"]["generation"]
+    status = {"phase": "Ready", "conditions": [_condition("Ready", "True"), _condition("Stalled", "False")]}
+    done = await case.client.apply(NESTED_CLUSTER, status_of(case, "a", **status), subresource="status")
+    assert done["status"]["phase"] == "Ready"
+    assert done["metadata"]["generation"] == generation
+    again = await case.client.apply(NESTED_CLUSTER, status_of(case, "a", **status), subresource="status")
+    assert revision(again) == revision(done)
+    fewer = await case.client.apply(
+        NESTED_CLUSTER, status_of(case, "a", conditions=[_condition("Ready", "False")]), subresource="status"
+    )
+    assert fewer["status"] == {"conditions": [_condition("Ready", "False")]}
+    spec = await apply_cluster(case, "a", spec={"paused": True})
+    assert spec["metadata"]["generation"] == generation + 1
+    assert spec["status"] == fewer["status"]
+
+
+def _condition(name: str, status: str) -> Manifest:
+    return {
+        "type": name, "status": status, "reason": "Because", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+
+
+async def test_status_of_nothing(case: Case) -> None:
+    with pytest.raises(NotFoundError):
+        await case.client.apply(NESTED_CLUSTER, status_of(case, "absent", phase="Ready"), subresource="status")
+
+
+async def test_status_with_a_uid_that_is_gone(case: Case) -> None:
+    await apply_cluster(case, "a")
+    stale = status_of(case, "a", phase="Ready")
+    stale["metadata"]["uid"] = NO_UID
+    with pytest.raises(ConflictError):
+        await case.client.apply(NESTED_CLUSTER, stale, subresource="status")
+
+
+async def test_merge_patch(case: Case) -> None:
+    assert await case.client.merge_patch(CONFIG_MAP, "absent", case.namespace, {"data": {"k": "1"}}) is None
+    made = await apply_map(case, "a", data={"k": "1", "drop": "1"})
+    patched = await case.client.merge_patch(CONFIG_MAP, "a", case.namespace, {"data": {"k": "2", "drop": None}})
+    assert patched is not None
+    assert patched["data"] == {"k": "2"}
+    same = await case.client.merge_patch(CONFIG_MAP, "a", case.namespace, {"data": {"k": "2"}})
+    assert same is not None
+    assert revision(same) == revision(patched)
+    stale = {"metadata": {"resourceVersion": made["metadata"]["resourceVersion"]}, "data": {"k": "3"}}
+    with pytest.raises(ConflictError):
+        await case.client.merge_patch(CONFIG_MAP, "a", case.namespace, stale)
+
+
+async def test_delete(case: Case) -> None:
+    assert await case.client.delete(CONFIG_MAP, "absent", case.namespace) is False
+    made = await apply_map(case, "a")
+    with pytest.raises(ConflictError):
+        await case.client.delete(CONFIG_MAP, "a", case.namespace, uid=NO_UID)
+    assert await case.client.delete(CONFIG_MAP, "a", case.namespace, uid=made["metadata"]["uid"]) is True
+    assert await case.client.get(CONFIG_MAP, "a", case.namespace) is None
+
+
+async def test_a_finalizer_holds_what_is_deleted(case: Case) -> None:
+    made = await apply_cluster(case, "a", metadata={"finalizers": ["capn.dev/finalizer"]})
+    await case.client.delete(NESTED_CLUSTER, "a", case.namespace)
+    held = await case.client.get(NESTED_CLUSTER, "a", case.namespace)
+    assert held is not None
+    assert held["metadata"]["deletionTimestamp"]
+    assert held["metadata"]["generation"] == made["metadata"]["generation"] + 1
+    await case.client.delete(NESTED_CLUSTER, "a", case.namespace)
+    again = await case.client.get(NESTED_CLUSTER, "a", case.namespace)
+    assert again is not None
+    assert revision(again) == revision(held)
+    with pytest.raises(ApiStatusError):
+        await case.client.merge_patch(
+            NESTED_CLUSTER, "a", case.namespace, {"metadata": {"finalizers": ["capn.dev/finalizer", "x.dev/more"]}}
+        )
+    released = await case.client.merge_patch(NESTED_CLUSTER, "a", case.namespace, {"metadata": {"finalizers": None}})
+    assert released is not None
+    assert not released["metadata"].get("finalizers")
+    assert await case.client.get(NESTED_CLUSTER, "a", case.namespace) is None
+
+
+async def test_what_an_object_owns_goes_with_it(case: Case) -> None:
+    owner = await apply_map(case, "owner")
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["metadata"]["uid"]}
+    await case.client.apply(SECRET, _secret(case, "owned", ownerReferences=[reference]))
+    await case.client.apply(SECRET, _secret(case, "free"))
+    await case.client.delete(CONFIG_MAP, "owner", case.namespace)
+
+    async def is_gone() -> bool:
+        return await case.client.get(SECRET, "owned", case.namespace) is None
+
+    await eventually(is_gone)
+    assert await case.client.get(SECRET, "free", case.namespace) is not None
+
+
+async def test_list_by_namespace_and_labels(case: Case) -> None:
+    for name, labels in (("a", {"app": "x", "tier": "1"}), ("b", {"app": "x"}), ("c", {"app": "y"}), ("d", {})):
+        await apply_map(case, name, metadata={"labels": labels, "namespace": case.namespace})
+    expected = {
+        "app=x": ["a", "b"], "app!=x,app": ["c"], "!app": ["d"], "app in (x,y),tier": ["a"],
+        "app notin (x)": ["c", "d"], "app==y": ["c"],
+    }  # fmt: skip
+    for selector, names in expected.items():
+        found = await case.client.list(CONFIG_MAP, namespace=case.namespace, label_selector=selector)
+        ours = [item for item in found.items if item["metadata"]["name"] != "kube-root-ca.crt"]
+        assert [item["metadata"]["name"] for item in ours] == names, selector
+        assert all(item["kind"] == "ConfigMap" and item["apiVersion"] == "v1" for item in ours)
+    everywhere = await case.client.list(CONFIG_MAP, label_selector="app=y")
+    assert [item["metadata"]["name"] for item in everywhere.items] == ["c"]
+    assert int(everywhere.resource_version) >= revision(everywhere.items[0])
+
+
+async def test_a_bad_selector_is_refused(case: Case) -> None:
+    with pytest.raises(ApiStatusError) as caught:
+        await case.client.list(CONFIG_MAP, namespace=case.namespace, label_selector="a b c")
+    assert caught.value.code == 400
+
+
+async def _watch(case: Case, revision_from: str, count: int, **scope: Any) -> list[WatchEvent]:
+    found: list[WatchEvent] = []
+    stream: Any = case.client.watch(
+        CONFIG_MAP, resource_version=revision_from, namespace=case.namespace, timeout_s=20, **scope
+    )
+    async with asyncio.timeout(20), aclosing(stream):
+        async for event in stream:
+            if event.type != "BOOKMARK":
+                found.append(event)
+            if len(found) == count:
+                break
+    return found
+
+
+async def test_watch_from_a_list(case: Case) -> None:
+    await apply_map(case, "before")
+    listed = await case.client.list(CONFIG_MAP, namespace=case.namespace)
+    first = await apply_map(case, "a", data={"k": "1"})
+    watching = asyncio.create_task(_watch(case, listed.resource_version, 3))
+    await asyncio.sleep(0.05)
+    second = await apply_map(case, "a", data={"k": "2"})
+    await case.client.delete(CONFIG_MAP, "a", case.namespace)
+    events = await watching
+    assert [event.type for event in events] == ["ADDED", "MODIFIED", "DELETED"]
+    revisions = [revision(event.object) for event in events]
+    assert revisions[:2] == [revision(first), revision(second)]
+    assert revisions == sorted(set(revisions))
+    assert events[1].object["data"] == {"k": "2"}
+
+
+async def test_watch_sees_labels_come_and_go(case: Case) -> None:
+    listed = await case.client.list(CONFIG_MAP, namespace=case.namespace)
+    await apply_map(case, "a", data={"k": "1"})
+    await apply_map(case, "a", metadata={"labels": {"app": "x"}, "namespace": case.namespace})
+    await apply_map(case, "a", data={"k": "2"}, metadata={"labels": {"app": "x"}, "namespace": case.namespace})
+    await apply_map(case, "a")
+    events = await _watch(case, listed.resource_version, 3, label_selector="app=x")
+    assert [event.type for event in events] == ["ADDED", "MODIFIED", "DELETED"]
+
+
+async def test_a_quiet_watch_ends_in_time_with_a_bookmark(case: Case) -> None:
+    made = await apply_map(case, "a")
+    later = await case.client.create(SECRET, _secret(case, "other-kind"))
+    stream: Any = case.client.watch(
+        CONFIG_MAP, resource_version=made["metadata"]["resourceVersion"], namespace=case.namespace, timeout_s=3
+    )
+    async with asyncio.timeout(20):
+        events = [event async for event in stream]
+    assert {event.type for event in events} == {"BOOKMARK"}
+    assert int(events[-1].object["metadata"]["resourceVersion"]) >= revision(later)
+
+
+async def test_watch_of_a_compacted_revision(case: Case) -> None:
+    await apply_cluster(case, "a")
+    if isinstance(case.client, MemoryKubeClient):
+        case.client.compaction()
+    # The real server's cache of a custom resource begins when its CRD was established, long after revision 1.
+    stream: Any = case.client.watch(NESTED_CLUSTER, resource_version="1", namespace=case.namespace, timeout_s=20)
+    async with asyncio.timeout(20), aclosing(stream):
+        with pytest.raises(WatchExpiredError):
+            await anext(stream)
+
+
+async def test_compact_reading_agrees(case: Case) -> None:
+    client: Any = case.client
+    await apply_cluster(case, "a", metadata={"labels": {"x": "y"}, "finalizers": ["capn.dev/finalizer"]})
+    listed = await client.list_compact(NESTED_CLUSTER, namespace=case.namespace)
+    plain = await case.client.get(NESTED_CLUSTER, "a", case.namespace)
+    assert plain is not None
+    plain["metadata"].pop("managedFields", None)
+    assert [item.to_dict() for item in listed.items] == [plain]
+    await case.client.merge_patch(NESTED_CLUSTER, "a", case.namespace, {"metadata": {"finalizers": None}})
+    stream = client.watch_compact(
+        NESTED_CLUSTER, resource_version=listed.resource_version, namespace=case.namespace, timeout_s=20
+    )
+    async with asyncio.timeout(20), aclosing(stream):
+        event = await anext(stream)
+    assert event.type == "MODIFIED"
+    assert event.object.key == (case.namespace, "a")
+    assert event.object.controller_uid is None
+    assert event.object.revision > int(listed.resource_version)
+
+
+async def test_a_cluster_scoped_kind(case: Case) -> None:
+    name = f"node-{case.namespace}"
+    made = await case.client.create(NODE, {"metadata": {"name": name}, "spec": {"providerID": "x://y"}})
+    assert "namespace" not in made["metadata"]
+    found = await case.client.get(NODE, name)
+    assert found is not None
+    assert found["spec"]["providerID"] == "x://y"
+    assert await case.client.delete(NODE, name)
+
+
+async def test_get_raw(case: Case) -> None:
+    status, body = await case.client.get_raw("/readyz")
+    assert (status, body) == (200, "ok")
+    status, body = await case.client.get_raw("/version")
+    assert status == 200
+    assert '"gitVersion"' in body
+    assert (await case.client.get_raw("/no-such-path"))[0] == 404
+
+
+async def test_concurrent_takers_of_one_revision(case: Case) -> None:
+    made = await apply_map(case, "a")
+    patches = [{"metadata": {"resourceVersion": made["metadata"]["resourceVersion"]}, "data": {"by": str(i)}}
+               for i in range(4)]  # fmt: skip
+    calls = [case.client.merge_patch(CONFIG_MAP, "a", case.namespace, patch) for patch in patches]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(answer, dict) for answer in answers) == 1
+    assert all(isinstance(answer, ConflictError | dict) for answer in answers)
+
+
+@pytest.mark.integration
+async def test_a_refused_schema_names_the_field(crds: list[str], client: KubeClient, namespace: str) -> None:
+    # Only a real API server has schemas.
+    assert crds
+    case = Case(client, namespace, client, is_real=True)
+    with pytest.raises(ApiStatusError) as caught:
+        await apply_cluster(case, "a", spec={"version": "latest"})
+    assert caught.value.code == 422
+    assert "spec.version" in str(caught.value)
+    with pytest.raises(ApiStatusError) as caught:
+        await apply_cluster(case, "a", spec={"vresion": "v1.37.2"})
+    assert "vresion" in str(caught.value)

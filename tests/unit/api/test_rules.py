@@ -1,0 +1,90 @@
+"""The Python half of the rules: pydantic refuses what the API server refuses, at the same field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from capn.api.cluster import NestedCluster, NestedClusterSpec
+from capn.api.machine import NestedMachine
+from capn.api.machine_template import quantity_mib
+from tests.unit.api.cases import ACCEPTED, CLUSTERS, MACHINES, Refused, cluster, machine
+
+
+def _paths(error: ValidationError) -> list[str]:
+    """Paths as the API server prints them, of everything that is wrong."""
+    paths = []
+    for problem in error.errors():
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+        paths.append((path + problem.get("ctx", {}).get("field", "")).removeprefix("."))
+    return paths
+
+
+@pytest.mark.parametrize("case", CLUSTERS, ids=lambda case: case.id)
+def test_a_bad_cluster_is_refused_at_its_field(case: Refused) -> None:
+    with pytest.raises(ValidationError) as caught:
+        NestedCluster.model_validate(cluster(case.spec, case.name))
+    # The API server writes the key of a map as [key], pydantic as .key.
+    assert case.field.replace("[a]", ".a").replace("[v]", ".v") in _paths(caught.value)
+
+
+@pytest.mark.parametrize("case", MACHINES, ids=lambda case: case.id)
+def test_a_bad_machine_is_refused_at_its_field(case: Refused) -> None:
+    with pytest.raises(ValidationError) as caught:
+        NestedMachine.model_validate(machine(case.spec, case.name))
+    assert case.field in _paths(caught.value)
+
+
+@pytest.mark.parametrize("case", [case for case in CLUSTERS if case.words and case.field != "spec.isolation"])
+def test_the_message_of_a_rule_says_the_fix(case: Refused) -> None:
+    with pytest.raises(ValidationError) as caught:
+        NestedCluster.model_validate(cluster(case.spec, case.name))
+    assert case.words in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ACCEPTED)
+def test_a_good_spec_is_taken(spec: dict[str, Any]) -> None:
+    assert NestedCluster.model_validate(cluster(spec)).spec.version == "v1.37.2"
+
+
+def test_the_version_alone_is_enough() -> None:
+    assert NestedClusterSpec(version="v1.37.2").to_json() == {
+        "version": "v1.37.2",
+        "isolation": "VM",
+        "paused": False,
+        "network": {
+            "podCIDR": "10.244.0.0/16",
+            "serviceCIDR": "10.96.0.0/16",
+            "dnsDomain": "cluster.local",
+            "cni": "Flannel",
+        },
+        "controlPlane": {
+            "replicas": 1,
+            "extraSANs": [],
+            "apiServer": {"extraArgs": {}},
+            "controllerManager": {"extraArgs": {}},
+            "scheduler": {"extraArgs": {}},
+            "etcd": {"extraArgs": {}},
+        },
+        "workers": [],
+        "machine": {"cpus": 2, "memory": "2560Mi", "disk": "10Gi"},
+        "infrastructure": {"kind": "libvirt", "endpoint": "default"},
+        "deletionPolicy": "Delete",
+    }
+
+
+def test_a_boolean_is_no_number() -> None:
+    with pytest.raises(ValidationError, match="write a number"):
+        NestedCluster.model_validate(cluster({"controlPlane": {"replicas": True}}))
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        NestedCluster.model_validate(cluster({"size": 3}))
+
+
+@pytest.mark.parametrize(("text", "mib"), [("512Mi", 512), ("4Gi", 4096), ("1Ti", 1 << 20)])
+def test_quantity_in_mib(text: str, mib: int) -> None:
+    assert quantity_mib(text) == mib
