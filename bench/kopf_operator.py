@@ -49,6 +49,12 @@ async def start(settings: kopf.OperatorSettings, **_: Any) -> None:  # noqa: ANN
     _OPEN.append(session)
 
 
+@kopf.on.login()
+def login(**kwargs: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401 - kopf's calling convention
+    """The kubeconfig's client certificate."""
+    return kopf.login_with_kubeconfig(**kwargs)
+
+
 @kopf.on.cleanup()
 async def stop(**_: Any) -> None:  # noqa: ANN401 - kopf's calling convention
     """Close the client's session."""

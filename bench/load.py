@@ -18,9 +18,12 @@ import msgspec
 from bench.api import MERGE_PATCH, Api
 from bench.job import NAMESPACE, build_manifest
 from capn.api.resources import NESTED_CLUSTER
+from capn.errors import UnreachableError
 from capn.kube.paths import build_path
 
 _CREATORS = 8
+# Changes under way at once. An API server that is slower than the wanted rate shows as a lower rate, not as timeouts.
+_CHANGERS = 64
 
 
 class _Condition(msgspec.Struct):
@@ -61,6 +64,7 @@ class Observer:
     last_ready: float = 0.0
     _pending: dict[str, dict[int, float]] = field(default_factory=dict)
     _generation: dict[str, int] = field(default_factory=dict)
+    _failure: BaseException | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def see(self, line: bytes, now: float) -> None:
@@ -88,11 +92,18 @@ class Observer:
         self.latencies.clear()
         self._pending.clear()
 
+    def fail(self, error: BaseException) -> None:
+        """The watch broke: whoever waits is told so instead of waiting in vain."""
+        self._failure = error
+        self._changed.set()
+
     async def until(self, reached: Callable[[], bool], *, limit_s: float) -> bool:
-        """Wait until `reached()`; False when the time is over."""
+        """Wait until `reached()`; False when the time is over. Raises what broke the watch."""
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 while not reached():
+                    if self._failure is not None:
+                        raise self._failure
                     self._changed.clear()
                     await self._changed.wait()
         return reached()
@@ -104,8 +115,12 @@ async def observe(api: Api) -> AsyncIterator[Observer]:
     observer = Observer()
 
     async def follow() -> None:
-        async for line in api.watch(NESTED_CLUSTER):
-            observer.see(line, time.monotonic())
+        try:
+            async for line in api.watch(NESTED_CLUSTER):
+                observer.see(line, time.monotonic())
+            observer.fail(UnreachableError("the API server ended the harness's watch"))
+        except Exception as error:  # noqa: BLE001 - raised again in `until`
+            observer.fail(error)
 
     task = asyncio.create_task(follow())
     try:
@@ -133,6 +148,7 @@ class Changer:
 
     def __init__(self, api: Api, names: Sequence[str]) -> None:
         self._api = api
+        self._slots = asyncio.Semaphore(_CHANGERS)
         self._turns = cycle([(name, policy) for policy in ("Orphan", "Delete") for name in names])
 
     async def run(self, *, rate: float, seconds: float) -> float:
@@ -142,6 +158,7 @@ class Changer:
         running: set[asyncio.Task[None]] = set()
         for number in range(count):
             await asyncio.sleep(max(0.0, begun + number / rate - time.monotonic()))
+            await self._slots.acquire()
             task = asyncio.create_task(self._change(*next(self._turns)))
             running.add(task)
             task.add_done_callback(running.discard)
@@ -150,4 +167,7 @@ class Changer:
 
     async def _change(self, name: str, policy: str) -> None:
         path = build_path(NESTED_CLUSTER, namespace=NAMESPACE, name=name)
-        await self._api.call("PATCH", path, {"spec": {"deletionPolicy": policy}}, content_type=MERGE_PATCH)
+        try:
+            await self._api.call("PATCH", path, {"spec": {"deletionPolicy": policy}}, content_type=MERGE_PATCH)
+        finally:
+            self._slots.release()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, ip_address
 
 # RE2 (the API server) and re agree on these patterns as long as `fullmatch` is used: re's `$` would let a newline pass.
@@ -56,6 +57,7 @@ def is_quantity_within(text: str, *, least_mib: int, most_mib: int) -> bool:
     return not full_match(QUANTITY, text) or least_mib <= quantity_mib(text) <= most_mib
 
 
+@lru_cache(maxsize=256)  # a reconciler validates the same few networks again and again
 def parse_cidr(text: str) -> IPv4Network | None:
     """The IPv4 network, or None when it is malformed or has host bits set."""
     if not full_match(_CIDR, text):

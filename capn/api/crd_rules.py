@@ -85,6 +85,11 @@ class Unique:
         return built
 
 
+def drop_nulls(value: object) -> object:
+    """Return a map without the entries that are null, as the API server does."""
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
 def refuse_boolean(value: object) -> object:
     """Return the value, or raise: to Python True is 1, to the API server it is not a number."""
     if isinstance(value, bool):

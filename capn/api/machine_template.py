@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from capn.api import checks
 from capn.api import crd_rules as rules
@@ -27,7 +27,9 @@ Quantity = Annotated[str, Field(max_length=16), rules.QUANTITY]
 Version = Annotated[str, Field(max_length=16), rules.VERSION]
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
 LabelValue = Annotated[str, Field(max_length=63), rules.LABEL_VALUE]
-Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64), *rules.LABEL_KEYS]
+Labels = Annotated[
+    dict[LabelKey, LabelValue], Field(max_length=64), BeforeValidator(rules.drop_nulls), *rules.LABEL_KEYS
+]
 
 
 class InfrastructureKind(StrEnum):

@@ -1,1 +1,1 @@
-
+"""Pure desired state: kubeadm configuration, cloud-init, PKI, Secrets, machines, hypervisor objects."""

@@ -25,6 +25,7 @@ KUBEADM_CONFIG_PATH = "/etc/capn/kubeadm.yaml"
 ENVIRONMENT_PATH = "/etc/capn/bootstrap.env"
 LIBRARY_PATH = "/usr/local/lib/capn"
 PKI_PATH = "/etc/kubernetes/pki"
+REPORT_PATH = "/var/lib/capn/report"
 CONSOLE = "/dev/ttyS0"
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 _HOSTNAME = re.compile(RFC1123_LABEL)
@@ -119,9 +120,13 @@ def _check(machine: UserDataInput) -> None:
 
 
 def _build_boot_command() -> list[str]:
-    """Say `boot` as early as cloud-init can, but at the first boot only: later ones repeat what the guest last said."""
+    """Say `boot` from as early as cloud-init can until bootstrap.sh has a word of its own, which may take a minute.
+
+    At the first boot only: later ones repeat what the guest last said.
+    """
     line = _text_of(Report(stage="boot", state=ReportState.RUNNING))
-    return ["cloud-init-per", "once", "capn-boot", "sh", "-c", f"echo '{line}' >>{CONSOLE}"]
+    loop = f"until [ -e {REPORT_PATH} ]; do echo '{line}' >>{CONSOLE}; sleep 3; done"
+    return ["cloud-init-per", "once", "capn-boot", "sh", "-c", f"{loop} </dev/null >/dev/null 2>&1 &"]
 
 
 def _build_run_commands() -> list[list[str]]:
@@ -134,8 +139,9 @@ def _build_run_commands() -> list[list[str]]:
         )
     )
     start = "systemctl enable --now --no-block capn-report.service capn-bootstrap.service"
-    # If the files are not there, this is the only one left to say so.
-    return [["sh", "-c", f"{start} || while :; do echo '{lost}' >>{CONSOLE}; sleep 10; done"]]
+    # If the files are not there, this is the only one left to say so. (The empty report ends the loop of `boot`.)
+    complain = f"while :; do echo '{lost}' >>{CONSOLE}; sleep 10; done"
+    return [["sh", "-c", f"{start} || {{ mkdir -p /var/lib/capn; : >>{REPORT_PATH}; {complain}; }}"]]
 
 
 def _text_of(report: Report) -> str:

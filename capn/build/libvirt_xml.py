@@ -1,7 +1,8 @@
 """libvirt XML of everything that capn makes: pool, volumes, network, DHCP entries, domain.
 
-Role: pure builders, by a serialiser only. Formats: libvirt.org/formatdomain, formatnetwork, formatstorage. Must not: hold
-a secret (bootstrap data is in the seed volume alone), read a host, or take text from users other than checked names.
+Role: pure builders, by a serialiser only. Formats: libvirt.org/formatdomain, formatnetwork, formatstorage. Must not:
+hold a secret (bootstrap data is in the seed volume alone), read a host, or take text from users other than checked
+names.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def build_volume_xml(
     return _serialize(volume)
 
 
-def build_network_xml(
+def build_network_xml(  # noqa: PLR0913 - six plain values, by keyword
     *, name: str, uuid: str, bridge: str, subnet: IPv4Network, endpoint_mac: str, endpoint_name: str
 ) -> str:
     """NAT network in which every address is given out by a DHCP host entry; the endpoint's is there from the start."""

@@ -99,7 +99,7 @@ def issue_server(  # noqa: PLR0913 - the parts of a certificate request
 
 
 def ca_cert_hash(ca_cert_pem: bytes) -> str:
-    """kubeadm's discovery pin: `sha256:` and the hex digest of the CA's SubjectPublicKeyInfo (DER)."""
+    """The discovery pin of kubeadm: `sha256:` and the hex digest of the CA's SubjectPublicKeyInfo (DER)."""
     public = x509.load_pem_x509_certificate(ca_cert_pem).public_key()
     der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return f"sha256:{hashlib.sha256(der).hexdigest()}"

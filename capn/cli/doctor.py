@@ -10,20 +10,22 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from capn.cli.read import format_table, write_data
-from capn.dev.accel import probe_lines
+from capn.dev.accel import probe_both
 from capn.errors import CapnError, TerminalError
 from capn.parts.host import find_missing, list_packages
-from capn.settings import LibvirtEndpoint, Settings, cache_dir, load_settings
+from capn.settings import Endpoint, LibvirtEndpoint, cache_dir, load_settings
 
 _GIB = 1 << 30
 _PYTHON = (3, 11)
 _NEEDED_MEMORY_GIB = 6  # parent 1, control plane 2.5, worker 2, some air
 _NEEDED_DISK_GIB = 12  # parts 1, build caches 5, image 2, machines 4
+
+_FIXES = {"acceleration": "install qemu-system-x86 and build a node image (`capn image build`)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +41,16 @@ class Finding:
 def show_report(settings_file: Path | None, *, probe: bool, output: str) -> None:
     """Print the findings; TerminalError (exit code 1) when one is not well."""
     settings = load_settings(settings_file)
-    findings = asyncio.run(_examine(settings, probe=probe))
+    # Without settings of the administrator there is no endpoint that one could blame.
+    endpoints = settings.endpoints.get("libvirt", {}) if settings_file is not None else {}
+    findings = asyncio.run(_examine(endpoints, probe=probe))
     rows = [("ok" if found.ok else "FAIL", found.check, found.found, found.fix) for found in findings]
-    write_data(
-        [asdict(found) for found in findings], output, lambda: format_table(("", "CHECK", "FOUND", "FIX"), rows)
-    )
+    write_data([asdict(found) for found in findings], output, lambda: format_table(("", "CHECK", "FOUND", "FIX"), rows))
     if failed := [found.check for found in findings if not found.ok]:
         raise TerminalError(f"not well: {', '.join(failed)}", reason="DoctorFailed")
 
 
-async def _examine(settings: Settings, *, probe: bool) -> list[Finding]:
+async def _examine(endpoints: Mapping[str, Endpoint], *, probe: bool) -> list[Finding]:
     checks: list[tuple[str, Callable[[], Awaitable[Finding]]]] = [
         ("python", _check_python),
         ("apt packages", _check_packages),
@@ -58,7 +60,7 @@ async def _examine(settings: Settings, *, probe: bool) -> list[Finding]:
     ]
     if probe:
         checks.append(("acceleration", _check_acceleration))
-    for name, endpoint in settings.endpoints.get("libvirt", {}).items():
+    for name, endpoint in endpoints.items():
         if isinstance(endpoint, LibvirtEndpoint):
             checks.append((f"libvirt endpoint {name}", _endpoint_check(name, endpoint)))
     findings = []
@@ -66,7 +68,7 @@ async def _examine(settings: Settings, *, probe: bool) -> list[Finding]:
         try:
             findings.append(await check())
         except CapnError as error:
-            findings.append(Finding(name, ok=False, found=str(error)))
+            findings.append(Finding(name, ok=False, found=str(error), fix=_FIXES.get(name, "")))
     return findings
 
 
@@ -112,9 +114,9 @@ async def _check_disk() -> Finding:
 
 
 async def _check_acceleration() -> Finding:
-    usable, found = await probe_lines()
-    fix = "" if usable else "install qemu-system-x86 and build a node image (`capn image build`)"
-    return Finding("acceleration", ok=usable, found=found, fix=fix)
+    results = await probe_both()
+    chosen = next(result for result in results if result.works)
+    return Finding("acceleration", ok=True, found=f"{'; '.join(map(str, results))} -> {chosen.accel}")
 
 
 def _endpoint_check(name: str, endpoint: LibvirtEndpoint) -> Callable[[], Awaitable[Finding]]:

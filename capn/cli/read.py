@@ -35,7 +35,10 @@ def write_data(data: Any, output: str, lines: Callable[[], Iterable[str]]) -> No
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Aligned columns, two blanks apart."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
 
 
 def choose_kubeconfig(given: Path | None) -> Path:

@@ -47,18 +47,22 @@ class ChildPool:
         self._sync_timeout_s = sync_timeout_s
         self._wake_node = wake_node
         self._entries: dict[str, _Entry] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._drops: set[asyncio.Task[None]] = set()
 
     async def open(self, provider: Provider, ref: ClusterRef, kubeconfig: bytes) -> Child:
         """The child's client; a changed kubeconfig opens a new one. The node watch is begun by `watch_nodes`."""
-        entry = self._entries.get(ref.uid)
-        if entry is not None and entry.kubeconfig == kubeconfig:
-            return entry.child
-        if entry is not None:
-            await self.drop(ref.uid)
-        client = await provider.open_child(ref, kubeconfig)
-        child = Child(client=client, nodes=self._build_informer(ref, client))
-        self._entries[ref.uid] = _Entry(child=child, kubeconfig=kubeconfig)
-        return child
+        # The cluster's and its machines' reconcilers ask at the same time; they must get the same child.
+        async with self._locks.setdefault(ref.uid, asyncio.Lock()):
+            entry = self._entries.get(ref.uid)
+            if entry is not None and entry.kubeconfig == kubeconfig:
+                return entry.child
+            if entry is not None:
+                await self._close(self._entries.pop(ref.uid))
+            client = await provider.open_child(ref, kubeconfig)
+            child = Child(client=client, nodes=self._build_informer(ref, client))
+            self._entries[ref.uid] = _Entry(child=child, kubeconfig=kubeconfig)
+            return child
 
     def get(self, uid: str) -> Child | None:
         """The child if it was opened, else None."""
@@ -84,11 +88,21 @@ class ChildPool:
         except TimeoutError:
             raise UnreachableError("the child's API server does not answer", reason="ChildUnreachable") from None
 
+    def drop_soon(self, uid: str) -> None:
+        """As `drop`, from where nothing can be awaited."""
+        if uid in self._entries:
+            task = asyncio.create_task(self.drop(uid), name="drop child", context=contextvars.Context())
+            self._drops.add(task)
+            task.add_done_callback(self._drops.discard)
+
     async def drop(self, uid: str) -> None:
         """End the connection to a child."""
-        entry = self._entries.pop(uid, None)
-        if entry is None:
-            return
+        self._locks.pop(uid, None)
+        if (entry := self._entries.pop(uid, None)) is not None:
+            await self._close(entry)
+
+    @staticmethod
+    async def _close(entry: _Entry) -> None:
         if entry.task is not None:
             entry.task.cancel()
             await asyncio.gather(entry.task, return_exceptions=True)
@@ -118,6 +132,6 @@ def compute_node_essence(node: Object | None) -> object:
     decoded = node.to_dict()
     conditions = [
         (condition.get("type"), condition.get("status"), condition.get("reason"))
-        for condition in decoded.get("status", {}).get("conditions", ())
+        for condition in (decoded.get("status") or {}).get("conditions") or ()
     ]
-    return (node.metadata.uid, node.metadata.labels, decoded.get("spec", {}).get("providerID"), conditions)
+    return (node.metadata.uid, node.metadata.labels, (decoded.get("spec") or {}).get("providerID"), conditions)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Callable
 
 import structlog
 
-from capn.build.report import Report, ReportParser
+from capn.build.report import Report, ReportParser, ReportState
 from capn.errors import CapnError, NotFoundError
 from capn.providers.base import MachineRef, Provider
 
@@ -21,20 +22,27 @@ log = structlog.get_logger(__name__)
 
 # A console that ends at once (VM starting, daemon restarting) is opened again at this pace.
 REOPEN_S = 2.0
+# kubeadm runs through some stages within a second; one status write tells of the last.
+STAGE_DELAY_S = 1.0
+# A guest that changes only its log's end (it may be hostile) is not written down more often than this.
+TAIL_DELAY_S = 10.0
 
 
 class ConsoleWatch:
     """The consoles being read, by the machine's UID."""
 
-    def __init__(self, wake: Callable[[MachineRef], None], *, reopen_s: float = REOPEN_S) -> None:
+    def __init__(self, wake: Callable[[MachineRef, float], None], *, reopen_s: float = REOPEN_S) -> None:
+        """`wake(machine, delay_s)`: a stage may wait for the next one a moment, an end may not."""
         self._wake = wake
         self._reopen_s = reopen_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._latest: dict[str, Report] = {}
+        self._since: dict[str, float] = {}
 
     def watch(self, provider: Provider, ref: MachineRef) -> None:
         """Begin to read the machine's console, unless that is being done."""
         if ref.uid not in self._tasks:
+            self._since[ref.uid] = time.monotonic()
             self._tasks[ref.uid] = asyncio.create_task(
                 self._follow(provider, ref),
                 name=f"console/{ref.name}",
@@ -45,9 +53,15 @@ class ConsoleWatch:
         """The guest's last word, or None when it has said nothing yet."""
         return self._latest.get(uid)
 
+    def listened_s(self, uid: str) -> float:
+        """For how long the console has been read; 0 when it is not."""
+        since = self._since.get(uid)
+        return 0.0 if since is None else time.monotonic() - since
+
     def forget(self, uid: str) -> None:
         """Stop reading and drop what was said."""
         self._latest.pop(uid, None)
+        self._since.pop(uid, None)
         if task := self._tasks.pop(uid, None):
             task.cancel()
 
@@ -80,6 +94,9 @@ class ConsoleWatch:
     def _note(self, ref: MachineRef, report: Report) -> None:
         before = self._latest.get(ref.uid)
         self._latest[ref.uid] = report
-        if before is None or (before.stage, before.state, before.tail) != (report.stage, report.state, report.tail):
+        if before is None or (before.stage, before.state) != (report.stage, report.state):
             log.info("guest", machine=ref.name, stage=report.stage, state=str(report.state))
-            self._wake(ref)
+            ends = report.state is not ReportState.RUNNING and (before is None or before.state is not report.state)
+            self._wake(ref, 0.0 if ends else STAGE_DELAY_S)
+        elif before.tail != report.tail:
+            self._wake(ref, TAIL_DELAY_S)

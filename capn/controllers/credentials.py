@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from capn import names
 from capn.api.resources import SECRET
 from capn.build.pki import ClusterPki
 from capn.build.secrets import pki_from_secrets
-from capn.errors import TerminalError
+from capn.errors import TerminalError, TransientError
 from capn.kube.client import KubeClient
 
 # Long enough that 1,000 clusters at rest read nothing for minutes, short enough that a deleted Secret is noticed.
@@ -26,10 +26,11 @@ KEEP = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Credentials:
-    """A cluster's PKI and kubeconfig; a part that does not exist (yet) is None."""
+    """A cluster's PKI and kubeconfig; a part that does not exist (yet) is None. `found`: the PKI Secrets that do."""
 
     pki: ClusterPki | None = field(repr=False)
     kubeconfig: bytes | None = field(repr=False)
+    found: Mapping[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
 
 class CredentialStore:
@@ -45,8 +46,12 @@ class CredentialStore:
         kept = self._kept.get(uid)
         if kept is not None and self._now() - kept[0] < KEEP:
             return kept[1]
+        found = await self._read_pki_secrets(namespace, name, uid)
+        whole = len(found) == len(pki_secret_names(name))
         credentials = Credentials(
-            pki=await self._load_pki(namespace, name), kubeconfig=await self._load_kubeconfig(namespace, name)
+            pki=pki_from_secrets(name, found) if whole else None,
+            kubeconfig=await self._load_kubeconfig(namespace, name, uid),
+            found=found,
         )
         if credentials.pki is not None and credentials.kubeconfig is not None:
             self.keep(uid, credentials)
@@ -60,23 +65,40 @@ class CredentialStore:
         """Read again next time."""
         self._kept.pop(uid, None)
 
-    async def read_pki_secrets(self, namespace: str, name: str) -> dict[str, dict[str, Any]]:
+    async def _read_pki_secrets(self, namespace: str, name: str, uid: str) -> dict[str, dict[str, Any]]:
         """Those of the four PKI Secrets that exist, by name."""
         found = {}
         for secret in pki_secret_names(name):
             if (obj := await self._client.get(SECRET, secret, namespace)) is not None:
+                refuse_former_owner(obj, uid)
                 found[secret] = obj
         return found
 
-    async def _load_pki(self, namespace: str, name: str) -> ClusterPki | None:
-        secrets = await self.read_pki_secrets(namespace, name)
-        if len(secrets) < len(pki_secret_names(name)):
-            return None
-        return pki_from_secrets(name, secrets)
-
-    async def _load_kubeconfig(self, namespace: str, name: str) -> bytes | None:
+    async def _load_kubeconfig(self, namespace: str, name: str, uid: str) -> bytes | None:
         secret = await self._client.get(SECRET, names.secret_kubeconfig(name), namespace)
-        return None if secret is None else decode_value(secret)
+        if secret is None:
+            return None
+        refuse_former_owner(secret, uid)
+        return decode_value(secret)
+
+
+def refuse_former_owner(secret: dict[str, Any], uid: str) -> None:
+    """Wait (TransientError) for the Secret of a deleted object of the same name to be garbage-collected.
+
+    A Secret without an owner was put there by a person (a CA of their own, a restored backup) and is taken as it is.
+    """
+    owner = find_controller(secret)
+    if owner is not None and owner != uid:
+        raise TransientError(
+            f"Secret {secret['metadata']['name']} is that of a deleted object of the same name; waiting for it to go",
+            reason="WaitingForSecrets",
+        )
+
+
+def find_controller(obj: dict[str, Any]) -> str | None:
+    """The UID of the object's controlling owner, or None."""
+    owners = obj["metadata"].get("ownerReferences") or ()
+    return next((str(owner.get("uid")) for owner in owners if owner.get("controller")), None)
 
 
 def pki_secret_names(cluster: str) -> tuple[str, str, str, str]:

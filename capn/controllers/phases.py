@@ -10,7 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import structlog
+
 from capn.errors import CapnError
+
+log = structlog.get_logger(__name__)
 
 ScopeT = TypeVar("ScopeT")
 
@@ -68,13 +72,18 @@ class Progress:
 
 
 async def run_phases(phases: Sequence[Phase[ScopeT]], scope: ScopeT) -> Progress:
-    """Run in order; stop at the first that blocks or fails. Only `CapnError` is an outcome: a bug is raised."""
+    """Run in order; stop at the first that blocks or fails."""
     progress = Progress()
     for phase in phases:
         try:
             outcome: Outcome = await phase.run(scope)
         except CapnError as error:
             outcome = Failed(error)
+        except Exception as error:
+            # A bug, or an answer that nobody foresaw: the status must say that this phase failed, not stay as it was.
+            log.exception("phase failed unexpectedly", phase=phase.condition)
+            message = f"unexpected {type(error).__name__}; the controller's log has the details"
+            outcome = Failed(CapnError(message, reason="InternalError"))
         progress.outcomes[phase.condition] = outcome
         if isinstance(outcome, Failed) or (isinstance(outcome, Wait) and outcome.blocks):
             progress.stopped_at = phase.condition

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from capn import names
 from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE
 from capn.controllers.child_pool import ChildPool
 from capn.controllers.cluster.reconciler import ClusterReconciler
@@ -19,6 +18,7 @@ from capn.controllers.credentials import CredentialStore
 from capn.controllers.deps import INDEX_CLUSTER, Deps, Providers, Recorder
 from capn.controllers.machine.reconciler import MachineReconciler
 from capn.controllers.provider_changes import ProviderChanges
+from capn.controllers.wakers import cluster_of, index_by_cluster, on_removal, only_when, opens_gate
 from capn.kube.client import KubeClient
 from capn.kube.decode import Object
 from capn.providers.base import MachineRef
@@ -52,9 +52,9 @@ class Controllers:
     ) -> None:
         self.clusters = Informer(client, NESTED_CLUSTER, namespace=namespace, metrics=metrics)
         self.machines = Informer(client, NESTED_MACHINE, namespace=namespace, metrics=metrics)
-        self.machines.add_index(INDEX_CLUSTER, _index_by_cluster)
+        self.machines.add_index(INDEX_CLUSTER, index_by_cluster)
         self.children = ChildPool(lambda ref, node: self._wake_machine(ref.namespace, node))
-        self.consoles = ConsoleWatch(self._wake_ref)
+        self.consoles = ConsoleWatch(self._wake_later)
         self.changes = ProviderChanges(providers, self._wake_ref)
         self.deps = Deps(
             client=client,
@@ -79,13 +79,27 @@ class Controllers:
     def _wire(self) -> None:
         """A kind's own status write wakes only the other kind, so that it never resets its own backoff."""
         self.clusters.add_handler(enqueue_self(self.cluster_controller.queue))
-        self.clusters.add_handler(enqueue_mapped(self.machine_controller.queue, self._machines_of))
+        machines = enqueue_mapped(self.machine_controller.queue, self._machines_of)
+        self.clusters.add_handler(only_when(opens_gate, machines))
+        self.clusters.add_handler(on_removal(self._forget_cluster))
         self.machines.add_handler(enqueue_self(self.machine_controller.queue))
-        self.machines.add_handler(enqueue_mapped(self.cluster_controller.queue, _cluster_of))
+        self.machines.add_handler(enqueue_mapped(self.cluster_controller.queue, cluster_of))
+        self.machines.add_handler(on_removal(self.consoles.forget))
 
     def _machines_of(self, cluster: Object) -> Iterable[Key]:
-        index = f"{cluster.metadata.namespace}/{cluster.metadata.name}"
+        index = str(Key(*cluster.key))
         return [Key(*machine.key) for machine in self.machines.objects_by_index(INDEX_CLUSTER, index)]
+
+    def _forget_cluster(self, uid: str) -> None:
+        self.deps.credentials.forget(uid)
+        self.children.drop_soon(uid)
+
+    def _wake_later(self, ref: MachineRef, delay_s: float) -> None:
+        key = Key(ref.cluster.namespace, ref.name)
+        if delay_s:
+            self.machine_controller.queue.add_after(key, delay_s)
+        else:
+            self.machine_controller.queue.add(key)
 
     def _wake_ref(self, ref: MachineRef) -> None:
         self._wake_machine(ref.cluster.namespace, ref.name)
@@ -127,13 +141,3 @@ def build_manager(client: KubeClient, settings: Settings, providers: Providers) 
         elector=elector,
         leading=[controllers.hold, recorder.run],
     )
-
-
-def _index_by_cluster(machine: Object) -> Iterable[str]:
-    return [f"{key.namespace}/{key.name}" for key in _cluster_of(machine)]
-
-
-def _cluster_of(machine: Object) -> Iterable[Key]:
-    """The cluster by the label that every machine of ours carries."""
-    name = (machine.metadata.labels or {}).get(names.LABEL_CLUSTER)
-    return [Key(machine.metadata.namespace, name)] if name else []

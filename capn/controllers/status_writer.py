@@ -13,12 +13,11 @@ from capn.api.conditions import compute_transitions
 from capn.api.meta import Condition, ObjectMeta
 from capn.api.resources import Resource
 from capn.controllers.deps import Cache, Recorder
-from capn.errors import ApiStatusError
+from capn.errors import NotFoundError
 from capn.kube.client import KubeClient
 
 # Conditions that only sum up others: an event for each would say everything twice.
 QUIET = frozenset({"Reconciling", "Stalled", "Paused", "WorkersReady", "ControlPlaneReady"})
-NOT_FOUND = 404
 
 
 class StatusModel(Protocol):
@@ -55,9 +54,7 @@ async def write_status(  # noqa: PLR0913 - all of it is the one write
     }
     try:
         cache.note_write(await client.apply(resource, obj, subresource="status"))
-    except ApiStatusError as error:
-        if error.code != NOT_FOUND:
-            raise
+    except NotFoundError:
         return False
     for condition in select_transitions(before.conditions, after.conditions):
         event_type: Literal["Normal", "Warning"] = "Normal" if condition.status == "True" else "Warning"

@@ -50,7 +50,9 @@ async def check_nodes(kubectl: Kubectl, *, expected: int, report: Report) -> lis
         return None if len(nodes) >= expected else f"{len(nodes)} of {expected} nodes"
 
     await wait_until("nodes of the child", missing, limit_s=_NODES_LIMIT_S)
-    lines = [f"{node['metadata']['name']} Ready, kubelet {node['status']['nodeInfo']['kubeletVersion']}" for node in nodes]
+    lines = [
+        f"{node['metadata']['name']} Ready, kubelet {node['status']['nodeInfo']['kubeletVersion']}" for node in nodes
+    ]
     for line in lines:
         report(line)
     return lines

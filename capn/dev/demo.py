@@ -169,5 +169,3 @@ async def _why_not(client: KubeClient, sample: DemoCluster) -> str:
     conditions = (cluster or {}).get("status", {}).get("conditions", [])
     ready = next((condition for condition in conditions if condition["type"] == "Ready"), None)
     return f"{ready['reason']}: {ready['message']}" if ready else "no status yet; is the controller running?"
-
-

@@ -41,7 +41,7 @@ def describe_object(obj: Mapping[str, Any]) -> list[str]:
     for condition in status.get("conditions", []):
         wanted = "False" if condition["type"] in _NEGATIVE else "True"
         if condition["status"] != wanted:
-            said = f"{condition['type']}={condition['status']} {condition['reason']}: {condition.get('message', '')}"
+            said = f"{condition['type']}={condition['status']} {condition.get('reason', '')}: {condition.get('message', '')}"
             lines.append(f"    {said}")
     bootstrap = status.get("bootstrap", {})
     if bootstrap:

@@ -1,9 +1,9 @@
 """A private libvirtd for `capn dev` and for tests, apart from the host's own.
 
-Role: starts and stops libvirtd in mount and pid namespaces of its own, so that its sockets, pools, logs and settings lie
-in one state directory and its end takes every QEMU and dnsmasq with it. Only its socket is visible outside: for a
-controller on this host it is a remote hypervisor whose files cannot be seen. It shares the host's network, because the
-controller must reach the machines; `stop` removes the bridges and packet-filter rules that libvirt leaves behind.
+Role: starts and stops libvirtd in mount and pid namespaces of its own, so that its sockets, pools, logs and settings
+lie in one state directory and its end takes every QEMU and dnsmasq with it. Only its socket is visible outside: for a
+controller on this host it is a remote hypervisor whose files cannot be seen. It shares the host's network, because
+the controller must reach the machines; `stop` removes the bridges and packet-filter rules that libvirt leaves behind.
 Inputs: a state directory. Outputs: a libvirt URI. Must not: import libvirt, or touch another libvirtd's objects.
 """
 
@@ -79,11 +79,11 @@ class Hypervisor:
         """What a libvirt client connects to."""
         return f"qemu:///system?socket={self.socket}"
 
-    def endpoint(self, *, accel: Literal["kvm", "emulate"] = "emulate", unsafe_disk_cache: bool = True) -> LibvirtEndpoint:
+    def endpoint(
+        self, *, accel: Literal["kvm", "emulate"] = "emulate", unsafe_disk_cache: bool = True
+    ) -> LibvirtEndpoint:
         """Settings of an endpoint that is this hypervisor."""
-        return LibvirtEndpoint(
-            uri=self.uri, accel=accel, pool_path=self.pool_path, unsafe_disk_cache=unsafe_disk_cache
-        )
+        return LibvirtEndpoint(uri=self.uri, accel=accel, pool_path=self.pool_path, unsafe_disk_cache=unsafe_disk_cache)
 
     def running(self) -> bool:
         """Whether its first process lives."""
@@ -203,7 +203,7 @@ class Hypervisor:
         return pids[-1] if pids else None
 
     def _processes(self) -> list[int]:
-        """unshare and the first process inside, oldest first; each has our state directory as an argument."""
+        """List unshare and the first process inside, oldest first; both have our state directory as an argument."""
         own = str(self.state).encode()
         script = hypervisor_init.__file__.encode()
         found = []

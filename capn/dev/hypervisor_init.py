@@ -55,7 +55,10 @@ def _bind_accounts(state: Path) -> None:
 
 def _enter(state: Path) -> None:
     """Give this mount namespace its own /proc, /run, /var, /etc/libvirt and accounts."""
-    (state / "init.pid").write_text(os.readlink("/proc/self"))  # the host's /proc is still mounted: its view of us
+    # The host's /proc is still mounted, so this is our pid as the host sees it.
+    (state / "init.pid").write_text(
+        str(Path("/proc/self").readlink())
+    )
     _mount("-t", "proc", "proc", "/proc")
     for kept in _KEEP_OF_RUN:
         _bind_kept(Path("/run", kept), state / "run" / kept)

@@ -62,8 +62,10 @@ def _read_definition(path: Path) -> Footprint:
 
 
 def remove_footprint(footprint: Footprint) -> None:
-    """Delete the bridges and the rules that name them or their subnets; then libvirt's chains if they are empty and
-    no other libvirtd runs (one that runs makes its chains only once)."""
+    """Delete the bridges and the rules that name them or their subnets.
+
+    libvirt's chains go too if they are empty and no other libvirtd runs: one that runs makes its chains only once.
+    """
     for bridge in sorted(footprint.bridges):
         if (Path("/sys/class/net") / bridge / "bridge").exists():
             _run(["ip", "link", "delete", bridge])

@@ -129,6 +129,8 @@ def build_api_server(
         f"--service-account-key-file={layout.certificate('sa')}",
         f"--service-account-signing-key-file={layout.key('sa')}",
         *_front_proxy(layout),
+        # Stricter than the default: what capn writes must pass where administrators turn this on.
+        "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
         "--allow-privileged=true",
         "--profiling=false",
         *logged,

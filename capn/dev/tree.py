@@ -163,7 +163,15 @@ def _add_cluster(  # noqa: PLR0913 - one private step of draw_tree
         state = "yes" if machine.ready else "no"
         age = format_age(machine.created, now)
         rows.append(
-            (f"{indent}{twig}{machine.name}", machine.phase, machine.version, machine.stage, state, machine.address, age)
+            (
+                f"{indent}{twig}{machine.name}",
+                machine.phase,
+                machine.version,
+                machine.stage,
+                state,
+                machine.address,
+                age,
+            )
         )
         if machine.message:
             notes[len(rows) - 1] = f"{indent}      ! {machine.message.splitlines()[0]}"

@@ -81,7 +81,7 @@ class HttpKubeClient:
         self._transport = transport
         self._limits = transport.limits
         self._timeout_s = timeout_s
-        self._on_request = on_request
+        self.on_request = on_request
         self._write = {"fieldManager": field_manager, "fieldValidation": "Strict"}
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> dict[str, Any] | None:
@@ -278,8 +278,8 @@ class HttpKubeClient:
         return answer
 
     def _observe(self, method: str, code: str) -> None:
-        if self._on_request is not None:
-            self._on_request(method, code)
+        if self.on_request is not None:
+            self.on_request(method, code)
 
 
 def _watch_path(

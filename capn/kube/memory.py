@@ -33,6 +33,8 @@ _WITH_STATUS = frozenset({
     "NestedCluster", "NestedMachine", "Node", "Namespace", "Pod", "Service", "Deployment", "DaemonSet",
     "CustomResourceDefinition",
 })  # fmt: skip
+# A kubelet registers its node with the status; for this kind the real server keeps that.
+_STATUS_AT_CREATE = frozenset({"Node"})
 # What a writer may send and the server decides itself.
 _SERVER_META = ("uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "managedFields")
 _KEPT_META = ("uid", "generation", "creationTimestamp", "deletionTimestamp", "resourceVersion")
@@ -151,6 +153,8 @@ class MemoryKubeClient:
         if self.store.find(resource, _key(resource, namespace, name)):
             raise ConflictError(f'{resource.plural} "{name}" already exists', reason="AlreadyExists")
         new = _intent(resource, obj, None)
+        if resource.kind in _STATUS_AT_CREATE and "status" in obj:
+            new["status"] = obj["status"]
         return self.store.insert(resource, new, {self._update_manager(None): build_fields(new)}).to_dict()
 
     async def apply(
@@ -326,7 +330,8 @@ def _apply(
     kept = {manager: left for manager, fields in others.items() if (left := fields - conflicts)}
     owned = wanted.union(*kept.values())
     gone = [path for path in live.managers.get(mine, frozenset()) if not _covered(path, owned)]
-    merged = remove_fields(merge(before, intent), gone)
+    # Once more, for containers that the intent has empty and the removal dropped.
+    merged = merge(remove_fields(merge(before, intent), gone), intent)
     return merged, {**kept, mine: wanted}
 
 

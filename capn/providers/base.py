@@ -5,8 +5,8 @@ pass one contract suite (tests/contract). Every call is idempotent and may be re
 nothing; what is gone is `None`. Must not: read or write Kubernetes objects, or keep state that a restart loses and
 correctness needs.
 
-Errors: `InvalidSpecError` / `TerminalError` (unknown image, no capacity, not ours), `UnreachableError` (hypervisor down).
-Reasons used: ImageNotFound, InsufficientMemory, CIDRCollision, OwnedByAnother, HypervisorUnreachable.
+Errors: `InvalidSpecError` / `TerminalError` (unknown image, no capacity, not ours), `UnreachableError` (hypervisor
+down). Reasons used: ImageNotFound, InsufficientMemory, CIDRCollision, OwnedByAnother, HypervisorUnreachable.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class NodeImage:
-    """One node image on this machine's disk. `digest` is of its inputs, in hex; `minimum_disk_bytes` the smallest disk."""
+    """One node image on this machine's disk; `digest` in hex, `minimum_disk_bytes` the smallest disk it fits on."""
 
     version: str
     digest: str

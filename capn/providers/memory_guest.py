@@ -1,7 +1,7 @@
 """What a simulated machine does with its user-data: the same reading that a real guest does, without the work.
 
-Role: pure. Finds the kubeadm configuration in cloud-init user-data and says what kubeadm would do. Must not: accept what a
-real guest would refuse (no configuration, no token to join with).
+Role: pure. Finds the kubeadm configuration in cloud-init user-data and says what kubeadm would do. Must not: accept
+what a real guest would refuse (no configuration, no token to join with).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ class GuestPlan:
 
     node_name: str
     provider_id: str
-    version: str | None
     token: str | None = field(repr=False)
     taints: tuple[dict[str, Any], ...] = ()
 
@@ -36,7 +35,7 @@ def read_user_data(user_data: bytes) -> GuestPlan:
     for file in files:
         content = file.get("content", "") if isinstance(file, dict) else ""
         if isinstance(content, str) and _KUBEADM_GROUP in content[:_HEAD]:
-            return _read_kubeadm(list(yaml.load_all(content, Loader=_Loader)))  # noqa: S506 - as above
+            return _read_kubeadm(list(yaml.load_all(content, Loader=_Loader)))
     raise InvalidSpecError("bootstrap data", "holds no kubeadm configuration")
 
 
@@ -50,7 +49,6 @@ def _read_kubeadm(documents: list[Any]) -> GuestPlan:
     return GuestPlan(
         node_name=registration.get("name", ""),
         provider_id=_extra_args(registration).get("provider-id", ""),
-        version=by_kind.get("ClusterConfiguration", {}).get("kubernetesVersion"),
         token=join["discovery"]["bootstrapToken"]["token"] if join else None,
         taints=tuple(registration.get("taints") or ()),
     )

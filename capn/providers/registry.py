@@ -1,7 +1,7 @@
 """Finds the provider of an infrastructure reference.
 
-Role: one provider an endpoint of the administrator's settings, made when first asked for. Must not: import libvirt before
-a libvirt endpoint is used (it is an optional package), or make endpoints that the settings do not name.
+Role: one provider an endpoint of the administrator's settings, made when first asked for. Must not: import libvirt
+before a libvirt endpoint is used (it is an optional package), or make endpoints that the settings do not name.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ class Controller:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
-        self.queue = queue or WorkQueue[Key](name, metrics=metrics)
+        # An empty queue is falsy, so no `or` here.
+        self.queue = WorkQueue[Key](name, metrics=metrics) if queue is None else queue
         self._reconciler = reconciler
         self._workers = workers
         self._metrics = metrics

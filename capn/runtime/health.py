@@ -46,8 +46,8 @@ class HealthServer:
 
     async def __aenter__(self) -> Self:
         app = web.Application()
-        app.router.add_get("/healthz", lambda _: _answer(self.healthy))
-        app.router.add_get("/readyz", lambda _: _answer(self.ready))
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
@@ -66,11 +66,17 @@ class HealthServer:
         if self._runner:
             await self._runner.cleanup()
 
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return _answer(self.healthy)
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        return _answer(self.ready)
+
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def _answer(checks: Mapping[str, Check]) -> web.Response:
+def _answer(checks: Mapping[str, Check]) -> web.Response:
     found = {name: check() for name, check in checks.items()}
     lines = [f"[+] {name} ok" if problem is None else f"[-] {name}: {problem}" for name, problem in found.items()]
     bad = any(problem is not None for problem in found.values())

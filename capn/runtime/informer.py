@@ -214,7 +214,7 @@ class Informer:
             if obj.key not in self._noted:
                 seen.add(obj.key)
                 # No order here: after a restore of the server's backup, older is right.
-                if (known := self._objects.get(obj.key)) is None or known.revision != obj.revision:
+                if self._objects.get(obj.key) != obj:
                     self._put(obj)
         for key in [key for key in self._objects if key not in seen]:
             self._drop(key)

@@ -15,7 +15,7 @@ class Metrics:
     """All of the runtime's metrics. Labels are as controller-runtime has them."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
+        self.registry = CollectorRegistry() if registry is None else registry
         self._build_queue()
         self._build_reconcile()
         self._build_rest()

@@ -1,7 +1,7 @@
 """A guest of a few hundred bytes: a 'kernel' that says the same report on its serial port, for ever.
 
-Real-mode code in the form that QEMU's direct kernel boot takes (Documentation/arch/x86/boot.rst, protocol 2.02). It boots
-in a second even under emulation, so the contract can be checked with VMs that are real and yet cost nothing.
+Real-mode code in the form that QEMU's direct kernel boot takes (Documentation/arch/x86/boot.rst, protocol 2.02). It
+boots in a second even under emulation, so the contract can be checked with VMs that are real and yet cost nothing.
 """
 
 from __future__ import annotations

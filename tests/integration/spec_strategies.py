@@ -25,10 +25,11 @@ STRANGE_TEXT = (
     "kubelet.kubernetes.io/x", "--v",
 )  # fmt: skip
 STRANGE_NUMBERS = (-1, 0, 1, 2, 3, 4, 7, 8, 9, 10, 256, 257, 1000, 1001, 9999, 10000, 2**31, 2**63)
+STRANGE_JSON: tuple[Any, ...] = (None, True, False, 1.5, [], {}, [""], {"a": "b"}, [{}], {"a": None}, [None])
 STRANGE: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from(STRANGE_TEXT),
     st.sampled_from(STRANGE_NUMBERS),
-    st.sampled_from([None, True, False, 1.5, [], {}, [""], {"a": "b"}, [{}], {"a": None}, [None]]),
+    st.sampled_from(STRANGE_JSON),
     st.text(max_size=8),
     st.ip_addresses().map(str),
 )
@@ -107,6 +108,62 @@ GOOD_MACHINE_SPECS: st.SearchStrategy[dict[str, Any]] = st.one_of(
 )
 
 
+_FULL_MACHINE = {"cpus": 2, "memory": "2Gi", "disk": "4Gi", "image": "a"}
+_FULL_NODE = {"labels": {"a": "b"}, "taints": [{"key": "a", "value": "b", "effect": "NoExecute"}]}
+FULL_CLUSTER_SPEC: dict[str, Any] = {
+    "version": "v1.37.2",
+    "isolation": "VM",
+    "paused": False,
+    "network": {"podCIDR": "10.244.0.0/16", "serviceCIDR": "10.96.0.0/16", "dnsDomain": "a.b", "cni": "Flannel"},
+    "controlPlane": {
+        "replicas": 1,
+        "machine": _FULL_MACHINE,
+        "extraSANs": ["a"],
+        "etcd": {"extraArgs": {"a": "b"}},
+    },
+    "workers": [{"name": "a", "replicas": 1, "machine": _FULL_MACHINE, **_FULL_NODE}],
+    "machine": _FULL_MACHINE,
+    "infrastructure": {"kind": "libvirt", "endpoint": "a"},
+    "deletionPolicy": "Delete",
+}
+FULL_MACHINE_SPEC: dict[str, Any] = {
+    "clusterName": "a",
+    "role": "worker",
+    "ordinal": 0,
+    "pool": "a",
+    "version": "v1.37.2",
+    "machine": _FULL_MACHINE,
+    "infrastructure": {"kind": "libvirt", "endpoint": "a"},
+    **_FULL_NODE,
+    "bootstrap": {"dataSecretName": "a"},
+}
+
+
+def sweep(full: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The full spec with one place changed: each field takes every strange value of its type and a few of others."""
+    for path in paths(full):
+        holder, key = _open(full, path)
+        same_type = {str: STRANGE_TEXT, int: STRANGE_NUMBERS}.get(type(holder[key]), ())
+        for value in (*same_type, *STRANGE_JSON, "a", 2):
+            changed = copy.deepcopy(full)
+            holder, key = _open(changed, path)
+            holder[key] = value
+            yield changed
+        for name in STRANGE_TEXT if path[-2:-1] in {("labels",), ("extraArgs",)} else ("size",):
+            changed = copy.deepcopy(full)
+            holder, key = _open(changed, path)
+            if isinstance(holder, dict):
+                holder[name] = "x"
+                yield changed
+
+
+def _open(spec: dict[str, Any], path: Path) -> tuple[Any, str | int]:
+    holder: Any = spec
+    for key in path[:-1]:
+        holder = holder[key]
+    return holder, path[-1]
+
+
 def paths(value: object, here: Path = ()) -> Iterator[Path]:
     """Every place in a JSON value."""
     if here:
@@ -131,16 +188,14 @@ def strange_objects(
 
 def _change(draw: st.DrawFn, spec: dict[str, Any], path: Path) -> dict[str, Any]:
     changed = copy.deepcopy(spec)
-    holder: Any = changed
-    for key in path[:-1]:
-        holder = holder[key]
+    holder, key = _open(changed, path)
     action = draw(st.sampled_from(["replace", "replace", "replace", "remove", "add", "double", "rename"]))
     if action == "remove":
-        del holder[path[-1]]
+        del holder[key]
     elif action == "double" and isinstance(holder, list):
         holder.append(copy.deepcopy(holder[0]))
     elif action in {"add", "rename"} and isinstance(holder, dict):
         holder[draw(st.one_of(st.sampled_from(STRANGE_TEXT), st.just("memory")))] = draw(STRANGE)
     else:
-        holder[path[-1]] = draw(STRANGE)
+        holder[key] = draw(STRANGE)
     return changed

@@ -131,11 +131,18 @@ wait_runtime() {
     }
 }
 
+# Whether kubeadm has configured the kubelet but it does not run. Reads files only: a process costs much in emulation.
+kubelet_is_down() {
+    [ -e "$CAPN_ROOT/var/lib/kubelet/kubeadm-flags.env" ] || return 1
+    ! read -r _ 2>/dev/null <"$CAPN_ROOT/sys/fs/cgroup/system.slice/kubelet.service/cgroup.procs"
+}
+
 # crashed_component: prints why, if a static pod or the kubelet can never come up. Reads the log files that kubelet keeps
 # of each start (0.log, 1.log, ...), so it costs no call to the runtime. A few early restarts are normal on a slow machine.
 crashed_component() {
     set -- "$PODS"/kube-system_*/*/*.log
     if [ ! -e "$1" ]; then
+        kubelet_is_down || return 1
         kubelet_log=$(journalctl -u kubelet -n 8 -o cat --no-pager 2>/dev/null)
         printf '%s\n' "$kubelet_log" | grep -qE "$FLAG_TROUBLE" || return 1
         printf 'error: the kubelet does not start; the end of its log:\n%s\n' "$kubelet_log"

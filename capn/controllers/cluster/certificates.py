@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from capn import names
 from capn.api.conditions import ClusterCondition
@@ -11,7 +12,7 @@ from capn.build.kubeconfig import build_kubeconfig
 from capn.build.pki import ClusterPki, generate_pki, issue_client
 from capn.build.secrets import build_kubeconfig_secret, build_pki_secrets, pki_from_secrets
 from capn.controllers.cluster.scope import ClusterScope
-from capn.controllers.credentials import Credentials, decode_value
+from capn.controllers.credentials import Credentials, decode_value, refuse_former_owner
 from capn.controllers.phases import Wait
 from capn.errors import ConflictError, TerminalError, TransientError
 
@@ -23,17 +24,16 @@ async def reconcile_certificates(scope: ClusterScope) -> Wait | None:
     ref, store = scope.ref, scope.deps.credentials
     scope.credentials = await store.load(ref.namespace, ref.name, ref.uid)
     if scope.credentials.pki is None:
-        pki = await _create_missing(scope)
+        pki = await _create_missing(scope, dict(scope.credentials.found))
         scope.credentials = Credentials(pki=pki, kubeconfig=scope.credentials.kubeconfig)
     return None
 
 
-async def _create_missing(scope: ClusterScope) -> ClusterPki:
+async def _create_missing(scope: ClusterScope, present: dict[str, dict[str, Any]]) -> ClusterPki:
     ref, deps = scope.ref, scope.deps
-    present = await deps.credentials.read_pki_secrets(ref.namespace, ref.name)
     wanted = build_pki_secrets(scope.cluster, generate_pki(now=deps.now(), cluster=ref.name))
     missing = [secret for secret in wanted if secret["metadata"]["name"] not in present]
-    if missing and (scope.machines or scope.was_true(ClusterCondition.CERTIFICATES_AVAILABLE)):
+    if missing and was_complete(scope):
         lost = ", ".join(secret["metadata"]["name"] for secret in missing)
         raise TerminalError(
             f"Secret {lost} is gone; capn never replaces the keys of a running cluster, since its nodes would no longer"
@@ -48,8 +48,20 @@ async def _create_missing(scope: ClusterScope) -> ClusterPki:
             existing = await deps.client.get(SECRET, name, ref.namespace)
             if existing is None:
                 raise TransientError(f"Secret {name} came and went while it was being made") from None
+            refuse_former_owner(existing, ref.uid)
             present[name] = existing
     return pki_from_secrets(ref.name, present)
+
+
+def was_complete(scope: ClusterScope) -> bool:
+    """Whether the PKI was whole once: the kubeconfig and the first machine are made after it and need it.
+
+    Not the condition CertificatesAvailable: that turns False with the loss, or with one failed read.
+    """
+    has_kubeconfig = scope.credentials is not None and scope.credentials.kubeconfig is not None
+    return (
+        has_kubeconfig or scope.initialized or bool(scope.machines) or scope.was_true(ClusterCondition.KUBECONFIG_READY)
+    )
 
 
 async def reconcile_kubeconfig(scope: ClusterScope) -> Wait | None:
@@ -85,5 +97,6 @@ async def _create_kubeconfig(scope: ClusterScope, pki: ClusterPki) -> bytes:
         existing = await scope.deps.client.get(SECRET, names.secret_kubeconfig(scope.ref.name), scope.ref.namespace)
         if existing is None:
             raise
+        refuse_former_owner(existing, scope.ref.uid)
         return decode_value(existing)
     return kubeconfig.encode()

@@ -11,9 +11,9 @@ from typing import Any
 
 from capn.api.cluster import Cni
 from capn.api.conditions import ClusterCondition
-from capn.api.resources import BY_KIND
+from capn.api.resources import BY_KIND, DAEMON_SET
 from capn.build.flannel import build_flannel
-from capn.controllers.cluster.scope import REASON_WAITING_FOR_CNI, ClusterScope
+from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 from capn.errors import TransientError
 from capn.kube.client import KubeClient
@@ -25,10 +25,18 @@ async def reconcile_cni(scope: ClusterScope) -> Wait | None:
         return None
     if scope.child is None:
         raise TransientError("the child's API is not open yet")
-    if not (scope.was_true(ClusterCondition.CNI_READY) or scope.was_applied()):
-        for manifest in build_flannel(pod_cidr=scope.cluster.spec.network.pod_cidr):
-            await apply_manifest(scope.child.client, manifest)
+    if not scope.was_true(ClusterCondition.CNI_READY):
+        await _ensure_flannel(scope.child.client, scope.cluster.spec.network.pod_cidr)
     return compute_network_wait(scope.child.nodes.list())
+
+
+async def _ensure_flannel(client: KubeClient, pod_cidr: str) -> None:
+    """Apply what is missing; the DaemonSet goes last, so that its presence means that all of it is there."""
+    manifests = sorted(build_flannel(pod_cidr=pod_cidr), key=lambda manifest: manifest["kind"] == DAEMON_SET.kind)
+    last = manifests[-1]["metadata"]
+    if await client.get(DAEMON_SET, last["name"], last["namespace"]) is None:
+        for manifest in manifests:
+            await apply_manifest(client, manifest)
 
 
 def compute_network_wait(nodes: Iterable[dict[str, Any]]) -> Wait | None:
@@ -36,15 +44,15 @@ def compute_network_wait(nodes: Iterable[dict[str, Any]]) -> Wait | None:
     seen = list(nodes)
     lacking = sorted(node["metadata"]["name"] for node in seen if lacks_network(node))
     if lacking:
-        return Wait(REASON_WAITING_FOR_CNI, f"the network plugin is not ready on {', '.join(lacking)}", blocks=False)
+        return Wait("WaitingForCNI", f"the network plugin is not ready on {', '.join(lacking)}", blocks=False)
     if not seen:
-        return Wait(REASON_WAITING_FOR_CNI, "flannel is applied; no node has registered yet", blocks=False)
+        return Wait("WaitingForCNI", "flannel is applied; no node has registered yet", blocks=False)
     return None
 
 
 def lacks_network(node: dict[str, Any]) -> bool:
     """Whether the kubelet says that the node is not ready for want of a network plugin."""
-    for condition in node.get("status", {}).get("conditions", ()):
+    for condition in (node.get("status") or {}).get("conditions") or ():
         if condition.get("type") == "Ready":
             message = str(condition.get("message", "")).lower()
             return condition.get("status") != "True" and "network" in message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capn.controllers.cluster.live import refuse_if_deleting
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 from capn.errors import InvalidSpecError
@@ -13,6 +14,8 @@ async def reconcile_infrastructure(scope: ClusterScope) -> Wait | None:
     refuse_unsupported_changes(scope)
     spec = scope.cluster.spec
     request = ClusterRequest(ref=scope.ref, pod_cidr=spec.network.pod_cidr, service_cidr=spec.network.service_cidr)
+    if await scope.provider.observe_cluster(scope.ref) is None:
+        await refuse_if_deleting(scope)
     scope.infrastructure = await scope.provider.ensure_cluster(request)
     return None
 

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 # The guest's report of success wakes this phase at once; the poll is for a guest whose console cannot be read.
 POLL_S = 15.0
-_VERSION = re.compile(r"^v[0-9]+\.[0-9]+\.[0-9]+[-+.a-z0-9]{0,20}$")
+_VERSION = re.compile(r"v[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}[-+.a-z0-9]{0,20}")
 
 
 async def reconcile_initialized(scope: ClusterScope) -> Wait | None:
@@ -78,6 +78,6 @@ async def read_version(client: KubeClient) -> str:
         version = json.loads(body)["gitVersion"]
     except (ValueError, KeyError, TypeError) as error:
         raise CapnError("the child's /version is not what an API server says", reason="ChildAnswerInvalid") from error
-    if not isinstance(version, str) or not _VERSION.match(version):
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
         raise CapnError("the child's /version holds no version", reason="ChildAnswerInvalid")
     return version

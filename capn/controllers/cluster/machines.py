@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from capn import names
 from capn.api.conditions import MachineCondition, is_true
 from capn.api.machine import NestedMachine
-from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE
+from capn.api.resources import NESTED_MACHINE
 from capn.build.machines import desired_machines
+from capn.controllers.cluster.live import refuse_if_deleting
 from capn.controllers.cluster.scope import ClusterScope
+from capn.controllers.parse import parse
 from capn.controllers.phases import Wait
-from capn.errors import ConflictError, OwnershipError, TransientError
+from capn.errors import ConflictError, OwnershipError, TerminalError, TransientError
 
 
 async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
@@ -27,6 +31,7 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
         if machine is None:
             await create_machine(scope, manifest)
             return None
+        await restore_stamps(scope, machine, manifest)
         if not is_true(machine.status.conditions, MachineCondition.READY):
             return None
     return None
@@ -41,7 +46,9 @@ async def reconcile_workers(scope: ClusterScope) -> Wait | None:
     }
     existing = {machine.metadata.name: machine for machine in scope.workers()}
     for name, manifest in wanted.items():
-        if name not in existing:
+        if name in existing:
+            await restore_stamps(scope, existing[name], manifest)
+        else:
             await create_machine(scope, manifest)
     await delete_machines(scope, [machine for name, machine in existing.items() if name not in wanted])
     return None
@@ -66,14 +73,25 @@ async def create_machine(scope: ClusterScope, manifest: dict[str, Any]) -> None:
             raise TransientError(f"NestedMachine {name} is still being deleted") from None
         created = existing
     deps.machines.note_write(created)
+    try:
+        scope.machines = [*scope.machines, parse(NestedMachine, created)]
+    except ValidationError as error:
+        raise TerminalError(
+            f"NestedMachine {name} cannot be read: {error.errors()[0]['msg']}; delete it to have it made again",
+            reason="MachineUnreadable",
+        ) from error
 
 
-async def refuse_if_deleting(scope: ClusterScope) -> None:
-    """An uncached look before a create: a cluster that is going away (or another of its name) gets no new machines."""
-    ref = scope.ref
-    live = await scope.deps.client.get(NESTED_CLUSTER, ref.name, ref.namespace)
-    if live is None or live["metadata"]["uid"] != ref.uid or live["metadata"].get("deletionTimestamp"):
-        raise TransientError("the cluster is being deleted")
+async def restore_stamps(scope: ClusterScope, machine: NestedMachine, manifest: dict[str, Any]) -> None:
+    """Put labels and owner back on a machine that somebody has stripped of them."""
+    wanted = manifest["metadata"]
+    labelled = wanted["labels"].items() <= machine.metadata.labels.items()
+    if machine.metadata.deleting or (labelled and machine.metadata.controller_uid == scope.ref.uid):
+        return
+    stamps = {key: wanted[key] for key in ("name", "namespace", "labels", "ownerReferences")}
+    head = {"apiVersion": manifest["apiVersion"], "kind": manifest["kind"]}
+    obj = head | {"metadata": stamps | {"uid": machine.metadata.uid}}
+    scope.deps.machines.note_write(await scope.deps.client.apply(NESTED_MACHINE, obj))
 
 
 async def delete_machines(scope: ClusterScope, machines: Sequence[NestedMachine]) -> None:

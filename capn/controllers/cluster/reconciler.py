@@ -25,7 +25,7 @@ from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.cluster.status import compute_deleting_status, compute_paused_status, compute_status
 from capn.controllers.deps import INDEX_CLUSTER, Deps
 from capn.controllers.finalizer import add_finalizer
-from capn.controllers.parse import parse_or_explain
+from capn.controllers.parse import parse, parse_or_explain
 from capn.controllers.phases import Phase, Progress, run_phases
 from capn.controllers.status_writer import write_status
 from capn.controllers.timestamps import format_time
@@ -61,7 +61,7 @@ class ClusterReconciler:
         if raw is None:
             return Result.done()
         cluster = await parse_or_explain(self._deps, NESTED_CLUSTER, NestedCluster, raw)
-        scope = ClusterScope(deps=self._deps, cluster=cluster, machines=self._machines(key))
+        scope = ClusterScope(deps=self._deps, cluster=cluster, machines=self._machines(key, cluster.metadata.uid))
         if cluster.metadata.deleting:
             return await self._delete(scope)
         if cluster.spec.paused:
@@ -74,14 +74,18 @@ class ClusterReconciler:
         await self._write(scope, compute_status(scope, progress, now=self._now()))
         return self._conclude(progress)
 
-    def _machines(self, key: Key) -> list[NestedMachine]:
+    def _machines(self, key: Key, uid: str) -> list[NestedMachine]:
+        """Machines that name this cluster and are not another's."""
         machines = []
         for raw in self._deps.machines.by_index(INDEX_CLUSTER, f"{key.namespace}/{key.name}"):
             try:
-                machines.append(NestedMachine.model_validate(raw))
+                machine = parse(NestedMachine, raw)
             except ValidationError:
                 # Its own reconciler explains it; one broken machine must not stop the cluster.
                 log.warning("machine cannot be read", machine=raw["metadata"]["name"])
+                continue
+            if machine.metadata.controller_uid in {None, uid}:
+                machines.append(machine)
         return machines
 
     async def _delete(self, scope: ClusterScope) -> Result:

@@ -10,16 +10,13 @@ from dataclasses import dataclass, field
 
 from capn import names
 from capn.api.cluster import NestedCluster
-from capn.api.conditions import ClusterCondition, find, is_true
+from capn.api.conditions import ClusterCondition, is_true
 from capn.api.machine import NestedMachine
 from capn.controllers.child_pool import Child
 from capn.controllers.credentials import Credentials
 from capn.controllers.deps import Deps
 from capn.errors import InvalidSpecError
 from capn.providers.base import ClusterRef, ObservedCluster, Provider
-
-# Reason of CNIReady once the add-on is applied; a restart then does not apply it again.
-REASON_WAITING_FOR_CNI = "WaitingForCNI"
 
 
 @dataclass
@@ -53,11 +50,6 @@ class ClusterScope:
     def was_true(self, condition: ClusterCondition) -> bool:
         """Whether the last written status has the condition as True."""
         return is_true(self.cluster.status.conditions, condition)
-
-    def was_applied(self) -> bool:
-        """Whether an earlier reconcile has applied the network add-on and was then waiting for it."""
-        condition = find(self.cluster.status.conditions, ClusterCondition.CNI_READY)
-        return condition is not None and condition.reason == REASON_WAITING_FOR_CNI
 
     def control_planes(self) -> list[NestedMachine]:
         """Control-plane machines, by ordinal."""

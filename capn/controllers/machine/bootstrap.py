@@ -14,6 +14,8 @@ from capn.errors import TerminalError
 
 # The guest wakes us; this look is for the token's renewal and the deadline.
 POLL_S = 60.0
+# A guest repeats its last word every few seconds; a reader that has listened so long has heard it.
+PATIENCE_S = 15.0
 
 
 async def reconcile_bootstrap(scope: MachineScope) -> Wait | None:
@@ -21,19 +23,38 @@ async def reconcile_bootstrap(scope: MachineScope) -> Wait | None:
     if scope.bootstrapped:
         return None
     scope.report = report = scope.deps.consoles.latest(scope.ref.uid)
-    if report is not None and report.state is ReportState.SUCCEEDED:
+    if report is None:
+        return _wait_for_word(scope)
+    if report.state is ReportState.SUCCEEDED:
         return None
-    if report is not None and report.state is ReportState.FAILED:
+    if report.state is ReportState.FAILED:
         diagnosis = diagnose(report)
         raise TerminalError(diagnosis.message, reason=diagnosis.reason)
-    stage = report.stage if report is not None else None
-    left_s = (scope.deadline() - scope.deps.now()).total_seconds()
+    return _wait(scope, "Bootstrapping", f"the guest is at stage {report.stage}", last=report.stage)
+
+
+def _wait_for_word(scope: MachineScope) -> Wait:
+    """Nothing heard yet: a new VM, or a controller that has just started and keeps what its predecessor wrote."""
+    status = scope.machine.status
+    if scope.fresh_vm or status.bootstrap is None:
+        return _wait(scope, "WaitingForGuest", "the VM runs; the guest has said nothing yet", last=None)
+    if status.bootstrap.failed:
+        raise TerminalError(status.failure_message or "", reason=status.failure_reason)
+    stage = status.bootstrap.stage
+    return _wait(scope, "Bootstrapping", f"the guest is at stage {stage}", last=stage)
+
+
+def _wait(scope: MachineScope, reason: str, message: str, *, last: str | None) -> Wait:
+    """Wait until the deadline; past it TerminalError, unless the console was opened only just now."""
+    deadline = scope.deadline()
+    left_s = POLL_S if deadline is None else (deadline - scope.deps.now()).total_seconds()
     if left_s <= 0:
-        raise TerminalError(
-            f"the guest has not finished in {scope.deps.bootstrap_timeout_s:.0f} s; it last reported"
-            f" {stage or 'nothing at all'}: look at its console, then delete this NestedMachine to try again",
-            reason="BootstrapTimedOut",
-        )
-    if stage is None:
-        return Wait("WaitingForGuest", "the VM runs; the guest has said nothing yet", min(POLL_S, left_s))
-    return Wait("Bootstrapping", f"the guest is at stage {stage}", min(POLL_S, left_s))
+        heard_s = scope.deps.consoles.listened_s(scope.ref.uid)
+        if heard_s >= PATIENCE_S:
+            raise TerminalError(
+                f"the guest has not finished in {scope.deps.bootstrap_timeout_s:.0f} s; it last reported"
+                f" {last or 'nothing at all'}: look at its console, then delete this NestedMachine to try again",
+                reason="BootstrapTimedOut",
+            )
+        left_s = PATIENCE_S - heard_s
+    return Wait(reason, message, min(POLL_S, max(left_s, 1.0)))

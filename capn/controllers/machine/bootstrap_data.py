@@ -13,17 +13,22 @@ import hmac
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import structlog
+
 from capn import names
+from capn.api.conditions import MachineCondition
 from capn.api.resources import SECRET
 from capn.build.pki import ClusterPki
 from capn.build.secrets import build_bootstrap_secret
 from capn.build.tokens import build_token_secret, generate_token, token_secret_name
-from capn.controllers.credentials import decode_value
+from capn.controllers.credentials import decode_value, find_controller, refuse_former_owner
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.machine.user_data import build_machine_user_data
 from capn.controllers.phases import Wait
-from capn.errors import ConflictError, TerminalError, TransientError
+from capn.errors import ConflictError, TerminalError, TransientError, UnreachableError
 from capn.kube.client import KubeClient
+
+log = structlog.get_logger(__name__)
 
 TOKEN_VALID = timedelta(minutes=15)
 TOKEN_RENEW_BEFORE = timedelta(minutes=7)
@@ -45,12 +50,26 @@ async def reconcile_bootstrap_data(scope: MachineScope) -> Wait | None:
         return Wait("WaitingForCertificates", "the cluster's certificates are being made", 5.0)
     if not scope.initializes:
         child = await scope.deps.children.open(scope.provider, scope.ref.cluster, credentials.kubeconfig)
-        await keep_token_alive(scope, child.client, derive_token(credentials.pki, scope.ref.uid))
-    scope.bootstrap_data = await _ensure_secret(scope, credentials.pki)
+        await _prolong_token(scope, child.client, derive_token(credentials.pki, scope.ref.uid))
+    if not scope.was_true(MachineCondition.BOOTSTRAP_DATA_READY):
+        scope.bootstrap_data = await ensure_secret(scope, credentials.pki)
     return None
 
 
-async def _ensure_secret(scope: MachineScope, pki: ClusterPki) -> bytes:
+async def load_bootstrap_data(scope: MachineScope) -> bytes:
+    """The user-data, for a VM that is to be made; from this reconcile, from the Secret, or built anew."""
+    if scope.bootstrap_data is not None:
+        return scope.bootstrap_data
+    ref = scope.ref.cluster
+    credentials = await scope.deps.credentials.load(ref.namespace, ref.name, ref.uid)
+    if credentials.pki is None:
+        raise TransientError("the cluster's certificates are not there")
+    scope.bootstrap_data = await ensure_secret(scope, credentials.pki)
+    return scope.bootstrap_data
+
+
+async def ensure_secret(scope: MachineScope, pki: ClusterPki) -> bytes:
+    """What the machine's bootstrap Secret holds, made if it is missing. TerminalError when it is another's."""
     client, namespace = scope.deps.client, scope.machine.metadata.namespace
     name = names.secret_bootstrap(scope.name)
     existing = await client.get(SECRET, name, namespace)
@@ -62,8 +81,8 @@ async def _ensure_secret(scope: MachineScope, pki: ClusterPki) -> bytes:
             existing = await client.get(SECRET, name, namespace)
     if existing is None:
         raise TransientError(f"Secret {name} came and went while it was being made")
-    owners = existing["metadata"].get("ownerReferences", ())
-    if not any(owner.get("uid") == scope.machine.metadata.uid for owner in owners):
+    refuse_former_owner(existing, scope.machine.metadata.uid)
+    if find_controller(existing) is None:
         raise TerminalError(
             f"Secret {name} exists and is not this machine's; delete it or rename the cluster", reason="OwnedByAnother"
         )
@@ -91,10 +110,21 @@ def derive_token(pki: ClusterPki, machine_uid: str) -> str:
     return generate_token(digest)
 
 
+async def _prolong_token(scope: MachineScope, client: KubeClient, token: str) -> None:
+    """Needed before the data goes out; later a child that is silent for a while must not hide what the guest says."""
+    try:
+        await keep_token_alive(scope, client, token)
+    except UnreachableError:
+        if not scope.was_true(MachineCondition.BOOTSTRAP_DATA_READY):
+            raise
+        log.info("the child is silent; the token is prolonged when it answers", machine=scope.name)
+
+
 async def keep_token_alive(scope: MachineScope, client: KubeClient, token: str) -> None:
     """Make the token in the child, or prolong it; never past the machine's own deadline."""
     now = scope.deps.now()
-    if now >= scope.deadline():
+    deadline = scope.deadline()
+    if deadline is not None and now >= deadline:
         return
     live = await client.get(SECRET, token_secret_name(token), "kube-system")
     if live is not None and _expiry(live) - now > TOKEN_RENEW_BEFORE:
@@ -108,7 +138,7 @@ async def keep_token_alive(scope: MachineScope, client: KubeClient, token: str) 
 def _expiry(secret: dict[str, Any]) -> datetime:
     """When the live token ends; one that cannot be read counts as ended, so that it is written anew."""
     try:
-        return datetime.fromisoformat(base64.b64decode(secret["data"]["expiration"]).decode())
+        return datetime.fromisoformat(base64.b64decode(secret["data"]["expiration"]).decode()).astimezone(UTC)
     except (KeyError, TypeError, ValueError):
         return datetime.min.replace(tzinfo=UTC)
 

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 POLL_S = 5.0
 # A child that stays silent so long is taken for dead; its node object is left to its administrator.
-NODE_PATIENCE = timedelta(minutes=10)
+NODE_PATIENCE = timedelta(minutes=1)
 
 
 async def reconcile_deletion(scope: MachineScope) -> Wait | None:
@@ -30,6 +30,8 @@ async def reconcile_deletion(scope: MachineScope) -> Wait | None:
     meta = scope.machine.metadata
     if names.FINALIZER not in meta.finalizers:
         return None
+    if scope.cluster is not None and scope.cluster.spec.paused:
+        return Wait("Paused", "the cluster's spec.paused is true; set it to false to let the deletion go on")
     scope.deps.consoles.forget(meta.uid)
     if not _orphaned(scope) and not await _delete_vm(scope):
         return Wait("DeletingMachine", "waiting for the hypervisor to remove the VM", POLL_S)
@@ -63,10 +65,14 @@ async def _delete_node(scope: MachineScope) -> None:
     cluster = scope.cluster
     if cluster is None or cluster.metadata.deleting or scope.machine.status.node_ref is None:
         return
-    child = scope.deps.children.get(cluster.metadata.uid)
-    if child is None:
-        return
+    if scope.initializes:
+        return  # the VM that was just removed was the child's API
+    ref = scope.ref.cluster
     try:
+        credentials = await scope.deps.credentials.load(ref.namespace, ref.name, ref.uid)
+        if credentials.kubeconfig is None:
+            return
+        child = await scope.deps.children.open(scope.provider, ref, credentials.kubeconfig)
         await child.client.delete(NODE, scope.name)
     except CapnError as error:
         asked = scope.machine.metadata.deletion_timestamp

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capn.api.machine_template import quantity_mib
 from capn.api.resources import NESTED_MACHINE
+from capn.controllers.machine.bootstrap_data import load_bootstrap_data
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.phases import Wait
 from capn.errors import TerminalError, TransientError
@@ -17,20 +18,35 @@ async def reconcile_infrastructure(scope: MachineScope) -> Wait | None:
     """Look at the hypervisor itself (never a cache) and make, start or adopt what is ours."""
     provider, ref = scope.provider, scope.ref
     scope.observed = await provider.observe_machine(ref)
-    if scope.observed is None and scope.bootstrapped:
-        raise TerminalError(
-            "the VM no longer exists at the hypervisor: delete this NestedMachine to have it replaced",
-            reason="MachineLost",
-        )
     if scope.observed is None:
+        refuse_second_life(scope)
+        scope.fresh_vm = True
         await refuse_if_deleting(scope)
         scope.deps.consoles.forget(ref.uid)  # what an earlier VM of this machine said no longer holds
+        await load_bootstrap_data(scope)
         await provider.plan_machine(build_request(scope))
     if scope.observed is None or scope.observed.state in (MachineState.STOPPED, MachineState.CRASHED):
+        if not scope.bootstrapped:
+            await load_bootstrap_data(scope)
         scope.observed = await provider.ensure_machine(build_request(scope))
     if not scope.bootstrapped:
         scope.deps.consoles.watch(provider, ref)
     return compute_wait(scope.observed.state)
+
+
+def refuse_second_life(scope: MachineScope) -> None:
+    """A VM that was a node and is gone is not made again under the same machine: its disk held the node's state."""
+    if scope.initializes and scope.cluster_initialized:
+        raise TerminalError(
+            "the first control plane's VM no longer exists at the hypervisor; a new one would begin an empty cluster, and"
+            " restoring from a backup is not supported yet: delete the NestedCluster and make it anew",
+            reason="ControlPlaneLost",
+        )
+    if scope.bootstrapped:
+        raise TerminalError(
+            "the VM no longer exists at the hypervisor: delete this NestedMachine to have it replaced",
+            reason="MachineLost",
+        )
 
 
 def compute_wait(state: MachineState) -> Wait | None:

@@ -28,7 +28,7 @@ async def reconcile_node(scope: MachineScope) -> Wait | None:
     scope.node = node = child.node(scope.name)
     if node is None:
         return Wait("WaitingForNode", f"node {scope.name} has not registered in the child yet", POLL_S)
-    found = node.get("spec", {}).get("providerID")
+    found = (node.get("spec") or {}).get("providerID")
     if found != scope.provider_id:
         raise TerminalError(
             f"node {scope.name} has provider ID {found or '(none)'}, which is another machine's: delete that node in"
@@ -52,7 +52,8 @@ async def open_child(scope: MachineScope) -> Child:
 
 
 async def _release_bootstrap(scope: MachineScope, child: Child) -> None:
-    if scope.observed is None or not scope.observed.seed_attached:
+    attached = scope.observed is not None and scope.observed.seed_attached
+    if scope.bootstrapped and not attached:
         return
     ref = scope.ref
     credentials = await scope.deps.credentials.load(ref.cluster.namespace, ref.cluster.name, ref.cluster.uid)
@@ -63,7 +64,7 @@ async def _release_bootstrap(scope: MachineScope, child: Child) -> None:
 
 
 async def _label_worker(scope: MachineScope, child: Child, node: dict[str, Any]) -> None:
-    labels = node["metadata"].get("labels", {})
+    labels = node["metadata"].get("labels") or {}
     if scope.machine.spec.role != names.ROLE_WORKER or WORKER_LABEL in labels:
         return
     metadata = {"name": scope.name, "uid": node["metadata"]["uid"], "labels": {WORKER_LABEL: ""}}
@@ -72,7 +73,7 @@ async def _label_worker(scope: MachineScope, child: Child, node: dict[str, Any])
 
 def compute_health(node: dict[str, Any]) -> Wait | None:
     """None when the node is Ready, else what its kubelet says (untrusted; the API server has capped it)."""
-    for condition in node.get("status", {}).get("conditions", ()):
+    for condition in (node.get("status") or {}).get("conditions") or ():
         if condition.get("type") == "Ready":
             if condition.get("status") == "True":
                 return None

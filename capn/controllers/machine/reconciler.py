@@ -21,8 +21,8 @@ from capn.controllers.machine.infrastructure import reconcile_infrastructure
 from capn.controllers.machine.node import reconcile_node
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.machine.status import compute_deleting_status, compute_paused_status, compute_status
-from capn.controllers.parse import parse_or_explain
-from capn.controllers.phases import Phase, Progress, run_phases
+from capn.controllers.parse import parse_leniently, parse_or_explain
+from capn.controllers.phases import Phase, Progress, Wait, run_phases
 from capn.controllers.status_writer import write_status
 from capn.controllers.timestamps import format_time
 from capn.runtime.controller import Key
@@ -62,7 +62,8 @@ class MachineReconciler:
             written = await add_finalizer(self._deps.client, NESTED_MACHINE, machine.metadata)
             self._deps.machines.note_write(written)
         progress = await run_phases(PHASES, scope)
-        await self._write(scope, compute_status(scope, progress, now=self._now()))
+        if not is_too_early(scope, progress):
+            await self._write(scope, compute_status(scope, progress, now=self._now()))
         return self._conclude(progress)
 
     async def _find_cluster(self, machine: NestedMachine) -> NestedCluster | None:
@@ -70,8 +71,11 @@ class MachineReconciler:
         raw = self._deps.clusters.get(machine.metadata.namespace, machine.spec.cluster_name)
         if raw is None:
             return None
-        cluster = await parse_or_explain(self._deps, NESTED_CLUSTER, NestedCluster, raw)
-        return cluster if machine.metadata.controller_uid in (None, cluster.metadata.uid) else None
+        if machine.metadata.controller_uid not in {None, raw["metadata"]["uid"]}:
+            return None
+        if machine.metadata.deleting:
+            return parse_leniently(NestedCluster, raw)
+        return await parse_or_explain(self._deps, NESTED_CLUSTER, NestedCluster, raw)
 
     async def _delete(self, scope: MachineScope) -> Result:
         progress = await run_phases(DELETION, scope)
@@ -101,3 +105,9 @@ class MachineReconciler:
 
     def _now(self) -> str:
         return format_time(self._deps.now())
+
+
+def is_too_early(scope: MachineScope, progress: Progress) -> bool:
+    """A new machine whose cluster is about to say what it waits for: its status would be out of date at once."""
+    waits = isinstance(progress.outcomes.get(MachineCondition.BOOTSTRAP_DATA_READY), Wait)
+    return waits and not scope.machine.status.conditions

@@ -11,7 +11,7 @@ from typing import Any
 
 from capn import names
 from capn.api.cluster import NestedCluster
-from capn.api.conditions import ClusterCondition, MachineCondition, is_true
+from capn.api.conditions import ClusterCondition, MachineCondition, find, is_true
 from capn.api.machine import NestedMachine
 from capn.build.report import Report
 from capn.controllers.deps import Deps
@@ -26,6 +26,7 @@ class MachineScope:
     machine: NestedMachine
     cluster: NestedCluster | None
     observed: ObservedMachine | None = None
+    fresh_vm: bool = False  # made in this reconcile, so that nothing heard before is about it
     bootstrap_data: bytes | None = field(default=None, repr=False)
     report: Report | None = None
     node: dict[str, Any] | None = None
@@ -63,7 +64,11 @@ class MachineScope:
     @property
     def bootstrapped(self) -> bool:
         """Whether the last written status says that the machine has joined."""
-        return is_true(self.machine.status.conditions, MachineCondition.BOOTSTRAP_SUCCEEDED)
+        return self.was_true(MachineCondition.BOOTSTRAP_SUCCEEDED)
+
+    def was_true(self, condition: MachineCondition) -> bool:
+        """Whether the last written status has the condition as True."""
+        return is_true(self.machine.status.conditions, condition)
 
     @property
     def initializes(self) -> bool:
@@ -77,8 +82,10 @@ class MachineScope:
             self.cluster.status.conditions, ClusterCondition.CONTROL_PLANE_INITIALIZED
         )
 
-    def deadline(self) -> datetime:
-        """When a bootstrap that has not ended counts as failed."""
-        created = self.machine.metadata.creation_timestamp
-        start = datetime.fromisoformat(created) if created else self.deps.now()
+    def deadline(self) -> datetime | None:
+        """When a bootstrap that has not ended counts as failed; None while there is no VM that could end it."""
+        running = find(self.machine.status.conditions, MachineCondition.INFRASTRUCTURE_READY)
+        if running is None or running.status != "True":
+            return None
+        start = datetime.fromisoformat(running.last_transition_time)
         return start + timedelta(seconds=self.deps.bootstrap_timeout_s)

@@ -1,8 +1,8 @@
 """One libvirt connection shared by threads; libvirt's calls block, so none is made in the event loop.
 
-Role: a bounded pool of threads, reconnecting once a call finds the connection broken, a time limit for the caller, and one
-lock a key so that a call that outlived its caller ends before the next for the same object begins. Inputs: functions
-that take a `Session`. Must not: know domains, networks or volumes.
+Role: a bounded pool of threads, reconnecting once a call finds the connection broken, a time limit for the caller,
+and one lock a key so that a call that outlived its caller ends before the next for the same object begins. Inputs:
+functions that take a `Session`. Must not: know domains, networks or volumes.
 """
 
 from __future__ import annotations
@@ -87,9 +87,7 @@ class LibvirtConnection:
         self._locks = KeyedLocks()
         self._closed = False
 
-    async def run(
-        self, work: Callable[[Session], T], *, key: str | None = None, timeout_s: float | None = None
-    ) -> T:
+    async def run(self, work: Callable[[Session], T], *, key: str | None = None, timeout_s: float | None = None) -> T:
         """Call `work` in a thread, alone for its key. CapnErrors as they are, libvirt's translated.
 
         UnreachableError after `timeout_s`; `work` is then abandoned: it stops at its next checkpoint. `work` may be
@@ -107,9 +105,7 @@ class LibvirtConnection:
         finally:
             abandoned.set()
 
-    def _execute(
-        self, work: Callable[[Session], T], abandoned: threading.Event, key: str | None, limit_s: float
-    ) -> T:
+    def _execute(self, work: Callable[[Session], T], abandoned: threading.Event, key: str | None, limit_s: float) -> T:
         with self._locks.hold(key, limit_s):
             try:
                 conn = self._connect(abandoned)

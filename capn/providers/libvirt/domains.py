@@ -1,7 +1,8 @@
 """Domains: the virtual machines.
 
-Role: blocking calls on one `Session`. A machine's domain has the UUID that is derived from the machine's UID and bears an
-owner's stamp in its metadata; both must fit before anything is changed or removed. Must not: touch any other domain.
+Role: blocking calls on one `Session`. A machine's domain has the UUID that is derived from the machine's UID and
+bears an owner's stamp in its metadata; both must fit before anything is changed or removed. Must not: touch any other
+domain.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tells when a machine's VM changes without our doing.
 
-Role: libvirt's lifecycle events, from its event thread to an asynchronous iterator; survives a daemon that restarts, after
-which every known machine is reported, since events may have been missed. Must not: decide anything.
+Role: libvirt's lifecycle events, from its event thread to an asynchronous iterator; survives a daemon that restarts,
+after which every known machine is reported, since events may have been missed. Must not: decide anything.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Node images in the hypervisor's pool: found there, or uploaded once.
 
-Role: an image is three volumes (disk, kernel, initrd) and a last small one that describes them. That one is written when
-the others are complete, so an upload that was cut off has none and is done again. Must not: change a complete image.
+Role: an image is three volumes (disk, kernel, initrd) and a last small one that describes them. That one is written
+when the others are complete, so an upload that was cut off has none and is done again. Must not: change a complete
+image.
 """
 
 from __future__ import annotations

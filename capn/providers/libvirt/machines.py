@@ -1,25 +1,28 @@
 """Makes and removes whole machines: disk, seed, address and domain, in an order that survives a crash at any step.
 
-Role: blocking work on one `Session`, composed of the steps in the neighbouring modules. The domain is defined last, so one
-that exists has all that it needs; it is removed first, so nothing is taken from under a running VM. Must not: wait.
+Role: blocking work on one `Session`, composed of the steps in the neighbouring modules. The domain is defined last,
+so one that exists has all that it needs; it is removed first, so nothing is taken from under a running VM. Must not:
+wait.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import libvirt
+
 from capn import names
 from capn.build.libvirt_xml import DomainInput, OwnerStamp
 from capn.build.seed import build_seed
-from capn.errors import InvalidSpecError, TerminalError, TransientError
+from capn.errors import TransientError
 from capn.providers.base import MachineRef, MachineRequest, ObservedMachine
+from capn.providers.checks import GIB, build_machine_vanished, check_memory
 from capn.providers.libvirt import domains, networks, volumes
 from capn.providers.libvirt.connection import Session
 from capn.providers.libvirt.image_store import StoredImage
 from capn.settings import LibvirtEndpoint
 
-_GIB = 1 << 30
-_MIB_PER_GIB = 1024
+_KIB_PER_MIB = 1024
 # What QEMU itself takes beside the guest's memory: code, device state and, under emulation, the translation cache.
 _OVERHEAD_MIB = 256
 
@@ -54,12 +57,8 @@ def _make(session: Session, endpoint: LibvirtEndpoint, plan: MachinePlan) -> Non
         raise TransientError("the cluster's network is not there yet", reason="WaitingForNetwork")
     pool = volumes.ensure_pool(session, endpoint)
     if request.bootstrap_data is None and volumes.find_volume(pool, volumes.disk_volume(ref.uid)) is None:
-        raise TerminalError(
-            "the VM and its disk are gone, and its bootstrap data is used up: delete this NestedMachine, so that"
-            " another one is made",
-            reason="MachineVanished",
-        )
-    disk_bytes = request.disk_gib * _GIB
+        raise build_machine_vanished()
+    disk_bytes = request.disk_gib * GIB
     volumes.ensure_disk(session, pool, machine_uid=ref.uid, base_path=plan.image.disk_path, disk_bytes=disk_bytes)
     seed_volume = None
     if request.bootstrap_data is not None:
@@ -136,36 +135,16 @@ def delete_machine(session: Session, endpoint: LibvirtEndpoint, ref: MachineRef)
 
 def check_capacity(session: Session, request: MachineRequest) -> None:
     """Raise TerminalError (InsufficientMemory) when the host cannot hold the machine beside those that it runs."""
-    if domains.find_domain(session, request.ref) is not None:
-        return
-    needed_mib = request.memory_mib + _OVERHEAD_MIB
-    free_mib = _free_memory_mib(session)
-    if needed_mib > free_mib:
-        raise TerminalError(
-            f"spec.machine.memory: the machine needs {request.memory_mib} MiB and the hypervisor has about"
-            f" {max(0, free_mib) // _MIB_PER_GIB} GiB free: lower the memory or free some there",
-            reason="InsufficientMemory",
-        )
+    if domains.find_domain(session, request.ref) is None:
+        check_memory(request, _free_memory_mib(session), overhead_mib=_OVERHEAD_MIB)
 
 
 def _free_memory_mib(session: Session) -> int:
     """Memory that can be had, less what running guests were promised and have not touched yet."""
-    stats = session.conn.getMemoryStats(-1, 0)  # -1: all cells; KiB
+    stats = session.conn.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS, 0)  # KiB
     available = sum(int(stats.get(key, 0)) for key in ("free", "buffers", "cached"))
+    kinds, which = libvirt.VIR_DOMAIN_STATS_BALLOON, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
     promised = 0
-    for _domain, values in session.conn.getAllDomainStats(_BALLOON, _ACTIVE):
+    for _domain, values in session.conn.getAllDomainStats(kinds, which):
         promised += max(0, int(values.get("balloon.maximum", 0)) - int(values.get("balloon.rss", 0)))
-    return (available - promised) // 1024
-
-
-_BALLOON = 4  # VIR_DOMAIN_STATS_BALLOON
-_ACTIVE = 1  # VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
-
-
-def check_disk(request: MachineRequest, minimum_disk_bytes: int) -> None:
-    """InvalidSpecError when the disk is smaller than the image."""
-    if request.disk_gib * _GIB < minimum_disk_bytes:
-        least = -(-minimum_disk_bytes // _GIB)
-        raise InvalidSpecError(
-            "spec.machine.disk", f"the image for {request.version} needs at least {least}Gi", reason="DiskTooSmall"
-        )
+    return (available - promised) // _KIB_PER_MIB

@@ -1,9 +1,9 @@
 """Networks and addresses.
 
-Role: blocking calls on one `Session`. A cluster has a NAT network of its own, whose UUID is derived from the cluster's UID
-(that is the proof of ownership), or shares a network that the administrator names. Addresses are DHCP host entries. The
-first control plane's MAC address belongs to the cluster, so the child's address outlives that machine. Must not: change
-any other network, or any other entry of a shared one.
+Role: blocking calls on one `Session`. A cluster has a NAT network of its own, whose UUID is derived from the
+cluster's UID (that is the proof of ownership), or shares a network that the administrator names. Addresses are DHCP
+host entries. The first control plane's MAC address belongs to the cluster, so the child's address outlives that
+machine. Must not: change any other network, or any other entry of a shared one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from capn.build.libvirt_xml import (
     endpoint_address,
     machine_addresses,
 )
-from capn.errors import InvalidSpecError, OwnershipError, TerminalError, TransientError
+from capn.errors import OwnershipError, TerminalError, TransientError
 from capn.providers.base import ClusterRef, ClusterRequest, MachineRef
+from capn.providers.checks import check_cidrs
 from capn.providers.libvirt.connection import Session
 from capn.providers.libvirt.errors import is_missing
 from capn.providers.libvirt.views import NetworkView, parse_network
@@ -64,20 +65,12 @@ def network_name(cluster: ClusterRef) -> str:
     return f"capn-{cluster.namespace}-{cluster.name}-{names.build_short_id(cluster.uid)[:_SHORT]}"
 
 
-def check_cidrs(endpoint: LibvirtEndpoint, request: ClusterRequest, *taken: IPv4Network) -> None:
+def check_request(endpoint: LibvirtEndpoint, request: ClusterRequest) -> None:
     """InvalidSpecError (CIDRCollision) when the child's addresses overlap what must be reached from inside it."""
-    used = [("the endpoint's machine networks", net) for net in (taken or (endpoint.network_pool,))]
-    used += [("a network that the administrator reserved", net) for net in endpoint.reserved_cidrs]
-    for field, text in (("podCIDR", request.pod_cidr), ("serviceCIDR", request.service_cidr)):
-        path = f"spec.network.{field}"
-        try:
-            cidr = IPv4Network(text)
-        except ValueError as error:
-            raise InvalidSpecError(path, f"{text} is no IPv4 network: use a form like 10.244.0.0/16") from error
-        for what, other in used:
-            if cidr.overlaps(other):
-                message = f"{cidr} overlaps {other} ({what}): choose another network"
-                raise InvalidSpecError(path, message, reason="CIDRCollision")
+    used = [("a network that the administrator reserved", net) for net in endpoint.reserved_cidrs]
+    if endpoint.network is None:
+        used.append(("the endpoint's machine networks", endpoint.network_pool))
+    check_cidrs(request, used)
 
 
 def find_network(session: Session, endpoint: LibvirtEndpoint, cluster: ClusterRef) -> ClusterNetwork | None:
@@ -188,7 +181,9 @@ def _make_network(session: Session, endpoint: LibvirtEndpoint, request: ClusterR
         if existing is None:
             subnet = _choose_subnet(session, endpoint, request, refused)
             session.checkpoint()
-            existing = session.conn.networkDefineXML(_network_xml(request.ref, subnet))
+            existing = session.conn.networkDefineXMLFlags(
+                _network_xml(request.ref, subnet), libvirt.VIR_NETWORK_DEFINE_VALIDATE
+            )
         try:
             session.checkpoint()
             existing.create()
@@ -244,7 +239,9 @@ def _refuse_foreign_name(session: Session, cluster: ClusterRef) -> None:
         if is_missing(error):
             return
         raise
-    raise OwnershipError(f"the hypervisor has a network {name} that is not this cluster's: rename or remove it there")
+    raise OwnershipError(
+        f"the hypervisor has a network {name} that does not carry this cluster's UID: rename or remove it there"
+    )
 
 
 def _reserve_endpoint(session: Session, endpoint: LibvirtEndpoint, cluster: ClusterRef) -> None:
@@ -258,7 +255,7 @@ def _reserve_endpoint(session: Session, endpoint: LibvirtEndpoint, cluster: Clus
     view = parse_network(handle.XMLDesc(0))
     if view.subnet is None or not view.has_dhcp:
         raise TerminalError(
-            f"the network {view.name} has no DHCP of libvirt's, which fixes the machines' addresses: define one with it",
+            f"the network {view.name} has no DHCP of libvirt's, which fixes machines' addresses: choose one that has",
             reason="NetworkUnusable",
         )
     if view.find_host(endpoint_mac(cluster)) is not None:

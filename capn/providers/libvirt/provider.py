@@ -1,8 +1,8 @@
 """The libvirt provider: one endpoint, asynchronous face of the blocking modules beside it.
 
-Role: implements `capn.providers.base.Provider`. Every call is idempotent; each runs in a thread, alone for its machine or
-cluster. Inputs: the administrator's endpoint settings and a source of node images. Must not: hold state that a restart
-loses and correctness needs (`_known` only names machines in events).
+Role: implements `capn.providers.base.Provider`. Every call is idempotent; each runs in a thread, alone for its
+machine or cluster. Inputs: the administrator's endpoint settings and a source of node images. Must not: hold state
+that a restart loses and correctness needs (`_known` only names machines in events).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 from capn import names
 from capn.build.cloudinit import build_meta_data
 from capn.build.kubeconfig import parse_kubeconfig
-from capn.errors import InvalidSpecError
 from capn.kube.child import connect_child
 from capn.kube.client import KubeClient
 from capn.providers.base import (
@@ -24,6 +23,7 @@ from capn.providers.base import (
     ObservedCluster,
     ObservedMachine,
 )
+from capn.providers.checks import build_image_not_found, check_cidrs, check_disk, image_name
 from capn.providers.images import ImageSource, NodeImage
 from capn.providers.libvirt import domains, image_store, machines, networks, volumes
 from capn.providers.libvirt.connection import LibvirtConnection, Session
@@ -57,11 +57,11 @@ class LibvirtProvider:
 
     async def ensure_cluster(self, request: ClusterRequest) -> ObservedCluster:
         """The cluster's network. InvalidSpecError (CIDRCollision) when the child's addresses overlap others."""
-        networks.check_cidrs(self._endpoint, request)
+        networks.check_request(self._endpoint, request)
 
         def work(session: Session) -> networks.ClusterNetwork:
             network = networks.ensure_network(session, self._endpoint, request)
-            networks.check_cidrs(self._endpoint, request, network.subnet)
+            check_cidrs(request, [("the cluster's machine network", network.subnet)])
             return network
 
         return _observe(await self._connection.run(work, key=f"network/{request.ref.uid}"))
@@ -84,11 +84,11 @@ class LibvirtProvider:
 
     async def plan_machine(self, request: MachineRequest) -> None:
         """Refuse an unknown image, a disk smaller than it, or more memory than the host has."""
-        local = self._images.find(_image_name(request))
+        local = self._images.find(image_name(request))
         if local is not None:
-            machines.check_disk(request, local.minimum_disk_bytes)
+            check_disk(request, local.minimum_disk_bytes)
         else:
-            machines.check_disk(request, (await self._ensure_image(request)).minimum_disk_bytes)
+            check_disk(request, (await self._ensure_image(request)).minimum_disk_bytes)
         await self._connection.run(lambda session: machines.check_capacity(session, request))
 
     async def ensure_machine(self, request: MachineRequest) -> ObservedMachine:
@@ -99,7 +99,7 @@ class LibvirtProvider:
         if running is not None:
             return running
         image = await self._ensure_image(request)
-        machines.check_disk(request, image.minimum_disk_bytes)
+        check_disk(request, image.minimum_disk_bytes)
         meta_data = build_meta_data(ref.uid, ref.name)
         plan = machines.MachinePlan(request=request, image=image, meta_data=meta_data)
         return await self._connection.run(
@@ -138,7 +138,7 @@ class LibvirtProvider:
         """Upload the image for a version unless it is there; its name in the pool. InvalidSpecError without one."""
         image = self._images.find(name)
         if image is None:
-            raise _image_not_found(name)
+            raise build_image_not_found(name)
         return (await self._upload(image, progress)).name
 
     async def list_images(self) -> list[str]:
@@ -174,7 +174,7 @@ class LibvirtProvider:
 
     async def _ensure_image(self, request: MachineRequest) -> StoredImage:
         """The request's image in the pool: what is there already, or else the local one, uploaded."""
-        name = _image_name(request)
+        name = image_name(request)
         local = self._images.find(name)
         if local is not None:
             return await self._upload(local, None)
@@ -185,7 +185,7 @@ class LibvirtProvider:
 
         stored = await self._connection.run(work)
         if stored is None:
-            raise _image_not_found(name)
+            raise build_image_not_found(name)
         return stored
 
     async def _upload(self, image: NodeImage, progress: Progress | None) -> StoredImage:
@@ -208,19 +208,4 @@ class LibvirtProvider:
 
 
 def _observe(network: networks.ClusterNetwork) -> ObservedCluster:
-    return ObservedCluster(
-        endpoint_host=network.endpoint, endpoint_port=API_PORT, machine_cidr=str(network.subnet)
-    )
-
-
-def _image_name(request: MachineRequest) -> str:
-    return request.image or request.version
-
-
-def _image_not_found(name: str) -> InvalidSpecError:
-    return InvalidSpecError(
-        "spec.version",
-        f"the endpoint has no node image {name}: run `capn image build --version {name}` and"
-        f" `capn image push --version {name}`, or choose a version that it has",
-        reason="ImageNotFound",
-    )
+    return ObservedCluster(endpoint_host=network.endpoint, endpoint_port=API_PORT, machine_cidr=str(network.subnet))

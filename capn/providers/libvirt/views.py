@@ -56,16 +56,19 @@ def parse_network(text: str) -> NetworkView:
     """Read a network definition."""
     root = ET.fromstring(text)  # noqa: S314 - from libvirtd
     ip = next((ip for ip in root.findall("ip") if ip.get("family", "ipv4") == "ipv4" and ip.get("address")), None)
-    hosts, ranges, subnet, has_dhcp = [], [], None, False
+    hosts: list[DhcpHost] = []
+    ranges: list[DhcpRange] = []
+    subnet, has_dhcp = None, False
     if ip is not None:
         mask = ip.get("netmask") or ip.get("prefix") or "24"
         subnet = IPv4Network(f"{ip.get('address')}/{mask}", strict=False)
         has_dhcp = ip.find("dhcp") is not None
-        for host in ip.iterfind("dhcp/host"):
-            if (mac := host.get("mac")) and (address := host.get("ip")):
-                hosts.append(DhcpHost(mac.lower(), address))
-        for span in ip.iterfind("dhcp/range"):
-            ranges.append(DhcpRange(span.get("start", ""), span.get("end", "")))
+        hosts = [
+            DhcpHost(mac.lower(), address)
+            for host in ip.iterfind("dhcp/host")
+            if (mac := host.get("mac")) and (address := host.get("ip"))
+        ]
+        ranges = [DhcpRange(span.get("start", ""), span.get("end", "")) for span in ip.iterfind("dhcp/range")]
     return NetworkView(root.findtext("name", ""), subnet, tuple(hosts), tuple(ranges), has_dhcp)
 
 
@@ -83,7 +86,7 @@ def parse_domain(text: str) -> DomainView:
 def _has_medium(drive: ET.Element) -> bool:
     """Whether something is in the drive: an empty one of a running domain still has a source, with an index only."""
     source = drive.find("source")
-    return source is not None and any(name != "index" for name in source.keys())
+    return source is not None and any(name != "index" for name in source.attrib)
 
 
 def _target(disk: ET.Element) -> str | None:

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-
 import libvirt
 
 from capn import names
@@ -125,9 +124,7 @@ def upload_bytes(session: Session, volume: libvirt.virStorageVol, content: bytes
         raise
 
 
-def upload_file(
-    session: Session, volume: libvirt.virStorageVol, path: Path, progress: Callable[[int], None]
-) -> None:
+def upload_file(session: Session, volume: libvirt.virStorageVol, path: Path, progress: Callable[[int], None]) -> None:
     """Send a file to the volume; `progress` is told the number of bytes of each step."""
     stream = session.conn.newStream(0)
     try:
@@ -170,5 +167,3 @@ def _send(stream: libvirt.virStream, chunk: bytes) -> None:
 def _abort(stream: libvirt.virStream) -> None:
     with contextlib.suppress(libvirt.libvirtError):
         stream.abort()
-
-

@@ -88,3 +88,12 @@ def test_an_unknown_field_is_refused() -> None:
 @pytest.mark.parametrize(("text", "mib"), [("512Mi", 512), ("4Gi", 4096), ("1Ti", 1 << 20)])
 def test_quantity_in_mib(text: str, mib: int) -> None:
     assert quantity_mib(text) == mib
+
+
+def test_null_is_absent_in_fields_and_maps_but_unknown_fields_stay_unknown() -> None:
+    taken = NestedCluster.model_validate(cluster({"workers": [{"name": "a", "labels": {"b": None}}], "paused": None}))
+    assert taken.spec.workers[0].labels == {}
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        NestedCluster.model_validate(cluster({"size": None}))
+    with pytest.raises(ValidationError):
+        NestedCluster.model_validate(cluster({"workers": [None]}))

@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from capn.settings import cache_dir
+
+# Test machines run virtual machines beside the tests: how long one example takes says nothing about the code.
+settings.register_profile("capn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("capn")
 
 _SCHEMA = "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
 

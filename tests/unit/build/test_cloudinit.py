@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -9,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capn.build.cloudinit import KUBEADM_CONFIG_PATH, BootstrapMode, build_meta_data, build_user_data
+from capn.build.diagnosis import diagnose
 from capn.build.pki import generate_pki
 from capn.build.report import Report, ReportParser, ReportState
 from capn.errors import InvalidSpecError
+from tests.unit.build.guest_sandbox import end_session, wait_until
 from tests.unit.build.samples import NOW, make_user_data_input
 
 
@@ -77,13 +82,41 @@ def test_the_environment_tells_the_program_what_to_do() -> None:
     assert environment == "CAPN_MODE=join-worker\nCAPN_ENDPOINT_HOST=10.89.0.10\nCAPN_ENDPOINT_PORT=6443\n"
 
 
-def test_the_first_words_are_reports() -> None:
-    document = load(BootstrapMode.INIT)
-    said = document["bootcmd"][0][-1].split("'")[1]
-    assert ReportParser().feed(said.encode() + b"\n") == [Report("boot", ReportState.RUNNING)]
-    lost = document["runcmd"][0][-1].split("'")[1]
-    (report,) = ReportParser().feed(lost.encode() + b"\n")
+def in_directory(script: str, directory: Path) -> str:
+    """The same shell text, with the guest's paths below a directory."""
+    return script.replace("/var/lib/capn", f"{directory}/capn").replace("/dev/ttyS0", f"{directory}/console")
+
+
+def test_boot_is_said_until_the_bootstrap_has_a_word_of_its_own(tmp_path: Path) -> None:
+    command = load(BootstrapMode.INIT)["bootcmd"][0]
+    assert command[:4] == ["cloud-init-per", "once", "capn-boot", "sh"]
+    script = in_directory(command[-1], tmp_path).replace("sleep 3", "sleep 0.1")
+    subprocess.run(["/bin/sh", "-c", script], check=True, timeout=10, env={"PATH": "/usr/bin:/bin"})
+    console = tmp_path / "console"
+    wait_until(lambda: console.exists() and console.read_bytes().count(b"\n") >= 3)
+    assert set(ReportParser().feed(console.read_bytes())) == {Report("boot", ReportState.RUNNING)}
+    (tmp_path / "capn").mkdir()
+    (tmp_path / "capn/report").touch()
+    time.sleep(0.5)
+    said = console.read_bytes()
+    time.sleep(0.5)
+    assert console.read_bytes() == said
+
+
+def test_missing_files_are_a_failure(tmp_path: Path) -> None:
+    script = in_directory(load(BootstrapMode.INIT)["runcmd"][0][-1], tmp_path)
+    (tmp_path / "systemctl").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    process = subprocess.Popen(["/bin/sh", "-c", script], env=environment, start_new_session=True)
+    try:
+        wait_until(lambda: (tmp_path / "console").exists() and (tmp_path / "console").stat().st_size > 0)
+    finally:
+        end_session(process)
+    (report,) = ReportParser().feed((tmp_path / "console").read_bytes())
     assert (report.stage, report.state) == ("cloud-init", ReportState.FAILED)
+    assert diagnose(report).reason == "CloudInitFailed"
+    assert (tmp_path / "capn/report").exists(), "the loop of `boot` must end"
 
 
 def test_it_is_small_with_real_keys() -> None:
@@ -104,7 +137,7 @@ def test_an_endpoint_that_is_none_is_refused(host: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\u2028\u2029\ufeff"), max_size=60))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_configuration_stays_inside_its_file(text: str) -> None:
     config = f"a: 1\n{text}\nruncmd: [reboot]\n"
     document = load(BootstrapMode.INIT, kubeadm_config=config)

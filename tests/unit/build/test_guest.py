@@ -174,15 +174,32 @@ def test_a_few_restarts_are_normal(guest: GuestSandbox) -> None:
     assert guest.reports()[-1].state is ReportState.SUCCEEDED
 
 
-def test_a_kubelet_with_a_wrong_flag_ends_the_wait(guest: GuestSandbox) -> None:
+def configure_kubelet(guest: GuestSandbox) -> None:
+    (guest.root / "var/lib/kubelet").mkdir(parents=True)
+    (guest.root / "var/lib/kubelet/kubeadm-flags.env").touch()
     guest.program(
         "journalctl",
+        f"touch {guest.root}/asked\n"
         'echo \'E1123 13:35:22.839453 19324 run.go:72] "command failed" '
         'err="failed to parse kubelet flag: unknown flag: --no-such-flag"\'',
     )
+
+
+def test_a_kubelet_with_a_wrong_flag_ends_the_wait(guest: GuestSandbox) -> None:
+    configure_kubelet(guest)
     guest.program("kubeadm", "echo '[kubelet-check] Waiting'\nexec sleep 300")
     assert guest.run() == 1
     assert diagnose(guest.reports()[-1]).reason == "InvalidArgument"
+
+
+def test_a_running_kubelet_is_not_looked_into(guest: GuestSandbox) -> None:
+    configure_kubelet(guest)
+    processes = guest.root / "sys/fs/cgroup/system.slice/kubelet.service/cgroup.procs"
+    processes.parent.mkdir(parents=True)
+    processes.write_text("4711\n")
+    guest.program("kubeadm", "echo '[kubelet-check] Waiting'\nsleep 1.5")
+    assert guest.run() == 0
+    assert not (guest.root / "asked").exists()
 
 
 def test_secrets_never_reach_the_console(guest: GuestSandbox) -> None:

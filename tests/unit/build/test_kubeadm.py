@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from capn.api.machine_template import Taint
@@ -141,7 +141,6 @@ TEXT_FIELDS = {
 
 
 @given(st.sampled_from(sorted(TEXT_FIELDS)), HOSTILE)
-@settings(deadline=None)
 def test_no_value_becomes_structure(field: str, text: str) -> None:
     clean, changed = load_init(), load_init(**{field: text})
     kind, *path = TEXT_FIELDS[field]
@@ -153,7 +152,6 @@ def test_no_value_becomes_structure(field: str, text: str) -> None:
 
 
 @given(HOSTILE, HOSTILE, HOSTILE)
-@settings(deadline=None)
 def test_no_node_value_becomes_structure(name: str, argument: str, key: str) -> None:
     taint = Taint.model_construct(key=key, value=argument, effect="NoSchedule")
     documents = load_init(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capn.build.kubeconfig import ChildCredentials, build_kubeconfig, parse_kubeconfig
@@ -203,7 +203,7 @@ _PATHS = st.sampled_from(
 
 
 @given(path=_PATHS, value=_JSON)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 def test_any_value_anywhere_is_refused_with_one_kind_of_error(path: tuple[str | int, ...], value: object) -> None:
     document = yaml.safe_load(TEXT)
     place: Any = document
@@ -215,7 +215,7 @@ def test_any_value_anywhere_is_refused_with_one_kind_of_error(path: tuple[str | 
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_are_refused_with_one_kind_of_error(data: bytes) -> None:
     with pytest.raises(TerminalError):
         parse_kubeconfig(data)

@@ -84,6 +84,12 @@ def test_a_line_is_found_behind_a_prompt_and_with_terminal_line_ends() -> None:
     assert ReportParser().feed(b"[   12.3] systemd[1]: " + line + b"\r\n") == [DONE]
 
 
+def test_a_well_formed_payload_with_the_digest_of_another_is_no_report() -> None:
+    digest = encode_report(DONE).split()[1]
+    other = encode_report(Report("done", ReportState.SUCCEEDED, 13)).split()[2]
+    assert ReportParser().feed(b"CAPN1 " + digest + b" " + other + b"\n") == []
+
+
 def test_memory_is_bounded() -> None:
     parser = ReportParser()
     for _ in range(1000):

@@ -39,6 +39,9 @@ class FakeSource:
     async def fetch(self, part: Part, target: Path) -> None:
         self.fetched.append(part.name)
         await asyncio.sleep(self.delay_s)
+        self._write(target)
+
+    def _write(self, target: Path) -> None:
         target.write_text("half")
         if self.failure:
             raise TerminalError(self.failure)

@@ -17,6 +17,10 @@ needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="Go is not inst
 HELLO = 'package main\n\nvar version = "none"\n\nfunc main() { println(version) }\n'
 
 
+def errors_of(program: Path) -> bytes:
+    return subprocess.run([program], check=True, capture_output=True).stderr
+
+
 def write_module(hack: Path, source: str) -> Part:
     module = hack / "parts/hello"
     module.mkdir(parents=True)
@@ -29,7 +33,7 @@ def write_module(hack: Path, source: str) -> Part:
 async def test_a_module_is_built_with_its_version(tmp_path: Path) -> None:
     part = write_module(tmp_path, HELLO)
     await GoBuildSource(hack=tmp_path).fetch(part, tmp_path / "hello")
-    assert subprocess.run([tmp_path / "hello"], check=True, capture_output=True).stderr == b"v1.0.0\n"
+    assert errors_of(tmp_path / "hello") == b"v1.0.0\n"
 
 
 @needs_go

@@ -16,7 +16,9 @@ async def test_the_last_lines_and_the_status_are_kept(tmp_path: Path) -> None:
     finished = await run([program], env={"WORD": "line"}, tail_lines=3)
     assert finished.status == 3
     assert finished.tail == ("line 3", "line 4", "bad")
-    with pytest.raises(TerminalError, match=r"making it: .*/p ended with status 3:\n  line 3\n  line 4\n  bad") as caught:
+    with pytest.raises(
+        TerminalError, match=r"making it: .*/p ended with status 3:\n  line 3\n  line 4\n  bad"
+    ) as caught:
         finished.require_success("making it", reason="Bad")
     assert caught.value.reason == "Bad"
 
@@ -44,9 +46,12 @@ async def test_an_endless_line_neither_fails_nor_fills_the_memory(tmp_path: Path
 async def test_cancelling_ends_the_program_and_its_children(tmp_path: Path) -> None:
     program = write_program(tmp_path / "p", f"sleep 60 & echo $! > {tmp_path}/child; wait")
     task = asyncio.create_task(run([program]))
-    while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text().strip():
+    child = None
+    for _ in range(500):
         await asyncio.sleep(0.02)
-    child = int((tmp_path / "child").read_text())
+        if (child := _read_number(tmp_path / "child")) is not None:
+            break
+    assert child is not None
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -55,6 +60,11 @@ async def test_cancelling_ends_the_program_and_its_children(tmp_path: Path) -> N
             return
         await asyncio.sleep(0.05)
     pytest.fail(f"the child {child} still runs")
+
+
+def _read_number(path: Path) -> int | None:
+    text = path.read_text().strip() if path.exists() else ""
+    return int(text) if text else None
 
 
 def _runs(pid: int) -> bool:

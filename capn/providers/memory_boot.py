@@ -1,0 +1,153 @@
+"""What a simulated guest does once its VM runs: kubeadm's visible effects on the child, and the console's reports.
+
+Role: one short task a boot. Inputs: a machine with its seed; outputs: objects in the child's API, reports. Must not:
+make a node without what a real one needs: a configuration, a live token to join with, a control plane that answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from capn import names
+from capn.api.resources import CONFIG_MAP, NODE, SECRET
+from capn.build.report import ReportState
+from capn.build.tokens import token_secret_name
+from capn.errors import CapnError, ConflictError
+from capn.kube.client import KubeClient
+from capn.providers.memory_guest import GuestPlan, read_user_data
+from capn.providers.memory_world import MemoryWorld, SimulatedCluster, SimulatedMachine
+
+Sleep = Callable[[float], Awaitable[None]]
+
+_JOIN_ATTEMPTS = 20
+_JOIN_RETRY_S = 0.5
+_STAGES_INIT = ("boot", "kubeadm/etcd", "kubeadm/wait-control-plane")
+_STAGES_JOIN = ("boot", "kubeadm/preflight", "kubeadm/kubelet-start")
+
+
+class GuestFailedError(Exception):
+    """The bootstrap ended with an error, as kubeadm would print it."""
+
+    def __init__(self, stage: str, tail: str) -> None:
+        super().__init__(tail)
+        self.stage = stage
+
+
+async def boot(world: MemoryWorld, machine: SimulatedMachine, *, boot_s: float, sleep: Sleep) -> None:
+    """Boot the machine: user-data, then init or join, then the last word repeated."""
+    cluster = world.clusters[machine.ref.cluster.uid]
+    try:
+        plan = _read(machine)
+        for stage in _STAGES_JOIN if plan.token else _STAGES_INIT:
+            machine.say(stage)
+            await sleep(boot_s / len(_STAGES_INIT))
+        _fail_if_told(world, machine)
+        if plan.token is None:
+            await _init(cluster, machine, plan)
+        else:
+            await _join(world, cluster, machine, plan, plan.token, sleep)
+        machine.say("done", ReportState.SUCCEEDED)
+    except GuestFailedError as error:
+        machine.say(error.stage, ReportState.FAILED, str(error))
+
+
+def _fail_if_told(world: MemoryWorld, machine: SimulatedMachine) -> None:
+    if (failure := world.failures.get(machine.ref.name)) is not None:
+        raise GuestFailedError(*failure)
+
+
+def _read(machine: SimulatedMachine) -> GuestPlan:
+    try:
+        return read_user_data(machine.seed or b"")
+    except (CapnError, KeyError, TypeError, AttributeError) as error:
+        raise GuestFailedError("cloud-init", f"error: user-data cannot be used: {error}") from error
+
+
+async def _init(cluster: SimulatedCluster, machine: SimulatedMachine, plan: GuestPlan) -> None:
+    kubeadm = cluster.api.as_manager("kubeadm")
+    cluster.api.raw["/version"] = (200, f'{{"gitVersion": "{machine.request.version}"}}')
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
+        "data": {"ClusterConfiguration": f"kubernetesVersion: {machine.request.version}\n"},
+    }
+    await _create(kubeadm, CONFIG_MAP, config)
+    await _create(kubeadm, NODE, build_node(machine, plan))
+    cluster.initialized = True
+
+
+async def _join(  # noqa: PLR0913, PLR0917 - one call site; the parts are unrelated
+    world: MemoryWorld,
+    cluster: SimulatedCluster,
+    machine: SimulatedMachine,
+    plan: GuestPlan,
+    token: str,
+    sleep: Sleep,
+) -> None:
+    for _attempt in range(_JOIN_ATTEMPTS):
+        if world.child_lives(cluster.ref.uid):
+            secret = await cluster.api.get(SECRET, token_secret_name(token), "kube-system")
+            if secret is not None and _alive(secret, token, world.now()):
+                await _create(cluster.api.as_manager("kubelet"), NODE, build_node(machine, plan))
+                return
+            machine.say("kubeadm/join", tail="error: the bootstrap token is not valid (yet)")
+        await sleep(_JOIN_RETRY_S)
+    raise GuestFailedError(
+        "kubeadm/join",
+        "error execution phase preflight: couldn't validate the identity of the API Server: the bootstrap token is"
+        " invalid or has expired",
+    )
+
+
+def _alive(secret: dict[str, Any], token: str, now: datetime) -> bool:
+    """Whether the child would accept the token now."""
+    try:
+        data = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
+        live = datetime.fromisoformat(data["expiration"]) > now
+    except (KeyError, TypeError, ValueError):
+        return False
+    return live and f"{data.get('token-id')}.{data.get('token-secret')}" == token
+
+
+def build_node(machine: SimulatedMachine, plan: GuestPlan) -> dict[str, Any]:
+    """Build the node that the machine's kubelet registers."""
+    control_plane = machine.request.role == names.ROLE_CONTROL_PLANE
+    labels = {"kubernetes.io/hostname": plan.node_name, "kubernetes.io/os": "linux"}
+    if control_plane:
+        labels["node-role.kubernetes.io/control-plane"] = ""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": plan.node_name, "labels": labels},
+        "spec": {"providerID": plan.provider_id, "taints": list(plan.taints)},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": machine.address}],
+            "nodeInfo": {"kubeletVersion": machine.request.version},
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+        },
+    }
+
+
+async def _create(client: KubeClient, resource: Any, obj: dict[str, Any]) -> None:  # noqa: ANN401
+    with contextlib.suppress(ConflictError):  # a guest that boots again finds what it made before
+        await client.create(resource, obj)
+
+
+def start(world: MemoryWorld, machine: SimulatedMachine, *, boot_s: float, sleep: Sleep) -> None:
+    """Begin to boot; `stop` ends it."""
+    machine.guest = asyncio.create_task(
+        boot(world, machine, boot_s=boot_s, sleep=sleep), name=f"guest/{machine.ref.name}"
+    )
+
+
+def stop(machine: SimulatedMachine) -> None:
+    """End the guest, as pulling the plug does."""
+    if machine.guest is not None:
+        machine.guest.cancel()
+        machine.guest = None

@@ -1,0 +1,137 @@
+"""The simulated hypervisor behind the memory provider: what would exist in a real one.
+
+Role: plain state, so that it can outlive a provider (a controller that restarts finds its machines). Must not: act.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import IPv4Network
+
+from capn.api.resources import Resource
+from capn.build.report import Report, ReportState
+from capn.errors import UnreachableError
+from capn.kube.memory import MemoryKubeClient
+from capn.providers.base import ClusterRef, MachineRef, MachineRequest, MachineState
+
+_FIRST_NETWORK = 100
+_NETWORKS_PER_BYTE = 256
+_ENDPOINT_OFFSET = 10
+
+
+class ChildClient(MemoryKubeClient):
+    """A child's API as a client sees it: silent while no control plane runs."""
+
+    def __init__(self, api: MemoryKubeClient, alive: Callable[[], bool]) -> None:
+        super().__init__()
+        self.store, self.raw = api.store, api.raw
+        self._alive = alive
+
+    async def get_raw(self, path: str) -> tuple[int, str]:
+        """GET of a path; UnreachableError while the child is down."""
+        self._check()
+        return await super().get_raw(path)
+
+    async def _count(self, verb: str, resource: Resource, subresource: str | None = None) -> None:
+        self._check()
+        await super()._count(verb, resource, subresource)
+
+    def _check(self) -> None:
+        if not self._alive():
+            raise UnreachableError("the child's API server does not answer: its control plane does not run")
+
+
+@dataclass(eq=False)
+class SimulatedMachine:
+    """One VM. `report` is what its guest repeats on the console; `changed` wakes console readers."""
+
+    request: MachineRequest
+    address: str
+    state: MachineState = MachineState.RUNNING
+    seed: bytes | None = field(repr=False, default=None)
+    report: Report | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    guest: asyncio.Task[None] | None = None
+
+    @property
+    def ref(self) -> MachineRef:
+        """Which machine."""
+        return self.request.ref
+
+    def say(self, stage: str, state: ReportState = ReportState.RUNNING, tail: str = "") -> None:
+        """Say something new on the console."""
+        seq = self.report.seq + 1 if self.report else 1
+        self.report = Report(stage=stage, state=state, seq=seq, tail=tail)
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake everybody who waits for this machine to change."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+@dataclass(eq=False)
+class SimulatedCluster:
+    """One cluster's network and its child API."""
+
+    ref: ClusterRef
+    subnet: IPv4Network
+    api: MemoryKubeClient
+    next_offset: int = _ENDPOINT_OFFSET + 1
+    initialized: bool = False
+
+    @property
+    def endpoint(self) -> str:
+        """Address of the first control plane."""
+        return str(self.subnet[_ENDPOINT_OFFSET])
+
+
+class MemoryWorld:
+    """Everything that the simulated hypervisor holds, by UID."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self.now = now
+        self.clusters: dict[str, SimulatedCluster] = {}
+        self.machines: dict[str, SimulatedMachine] = {}
+        self.failures: dict[str, tuple[str, str]] = {}
+        self.down = False
+        self._networks = 0
+
+    def add_cluster(self, ref: ClusterRef) -> SimulatedCluster:
+        """A network and an empty child for the cluster."""
+        number = self._networks
+        self._networks += 1
+        second, third = _FIRST_NETWORK + number // _NETWORKS_PER_BYTE, number % _NETWORKS_PER_BYTE
+        cluster = SimulatedCluster(
+            ref=ref,
+            subnet=IPv4Network(f"10.{second}.{third}.0/24"),
+            api=MemoryKubeClient(clock=self.now, uid_seed=ref.uid),
+        )
+        self.clusters[ref.uid] = cluster
+        return cluster
+
+    def choose_address(self, cluster: SimulatedCluster, *, is_endpoint: bool) -> str:
+        """The next machine's address; the endpoint's own for the first control plane."""
+        if is_endpoint:
+            return cluster.endpoint
+        offset = cluster.next_offset
+        cluster.next_offset += 1
+        # Wide enough for any simulated pool: the /24 is only the cluster's first part.
+        return str(cluster.subnet.network_address + offset)
+
+    def machines_of(self, cluster_uid: str) -> list[SimulatedMachine]:
+        """The cluster's machines."""
+        return [machine for machine in self.machines.values() if machine.ref.cluster.uid == cluster_uid]
+
+    def child_lives(self, cluster_uid: str) -> bool:
+        """Whether the child was initialized and a control plane of it runs."""
+        cluster = self.clusters.get(cluster_uid)
+        if cluster is None or not cluster.initialized or self.down:
+            return False
+        return any(
+            machine.state is MachineState.RUNNING and machine.request.role == "control-plane"
+            for machine in self.machines_of(cluster_uid)
+        )

@@ -1,0 +1,233 @@
+"""What the provider contract needs of each provider beside the Protocol: to break things behind its back, and to look."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import libvirt
+
+from capn import names
+from capn.build.cloudinit import BootstrapMode, UserDataInput, build_user_data
+from capn.build.kubeadm import ClusterConfigInput, NodeInput, build_init_config
+from capn.build.pki import ClusterPki, generate_pki
+from capn.dev.hypervisor import Hypervisor
+from capn.providers.base import ClusterRef, ClusterRequest, MachineRef, MachineRequest, Provider
+from capn.providers.images import NodeImage
+from capn.providers.libvirt.provider import LibvirtProvider
+from capn.providers.memory import MemoryProvider
+from capn.settings import LibvirtEndpoint, MemoryEndpoint
+
+VERSION = "v1.99.0"
+# In the bootstrap data of every machine here; it must turn up nowhere but in the seed.
+CANARY = "canary-5f1d7c0e9b"
+
+
+def cluster_ref(name: str = "demo", *, uid: str | None = None) -> ClusterRef:
+    return ClusterRef(namespace="tenant", name=name, uid=uid or f"cluster-uid-{name}")
+
+
+def cluster_request(ref: ClusterRef, *, pod_cidr: str = "10.244.0.0/16") -> ClusterRequest:
+    return ClusterRequest(ref=ref, pod_cidr=pod_cidr, service_cidr="10.96.0.0/16")
+
+
+def control_plane(cluster: ClusterRef, **changes: Any) -> MachineRequest:
+    name = names.control_plane_machine(cluster.name, 0)
+    return machine_request(cluster, name, role=names.ROLE_CONTROL_PLANE, ordinal=0, **changes)
+
+
+def worker(cluster: ClusterRef, ordinal: int = 0, **changes: Any) -> MachineRequest:
+    name = names.worker_machine(cluster.name, "pool", ordinal)
+    return machine_request(cluster, name, role=names.ROLE_WORKER, ordinal=ordinal, **changes)
+
+
+def machine_request(cluster: ClusterRef, name: str, *, role: str, ordinal: int, **changes: Any) -> MachineRequest:
+    ref = MachineRef(cluster=cluster, name=name, uid=f"uid-of-{cluster.uid}-{name}")
+    values: dict[str, Any] = {
+        "ref": ref,
+        "role": role,
+        "ordinal": ordinal,
+        "version": VERSION,
+        "image": None,
+        "cpus": 1,
+        "memory_mib": 64,
+        "disk_gib": 1,
+        "bootstrap_data": user_data(ref),
+    }
+    return MachineRequest(**(values | changes))
+
+
+@functools.cache
+def pki() -> ClusterPki:
+    return generate_pki(now=datetime.now(UTC), cluster="demo")
+
+
+def user_data(ref: MachineRef) -> bytes:
+    provider_id = names.build_provider_id(
+        "memory", namespace=ref.cluster.namespace, cluster=ref.cluster.name, machine=ref.name, machine_uid=ref.uid
+    )
+    config = build_init_config(
+        ClusterConfigInput(
+            version=VERSION,
+            cluster=ref.cluster.name,
+            endpoint_host="192.0.2.10",
+            endpoint_port=6443,
+            pod_cidr="10.244.0.0/16",
+            service_cidr="10.96.0.0/16",
+            dns_domain="cluster.local",
+            node=NodeInput(name=ref.name, provider_id=provider_id),
+            api_server_args={"canary": CANARY},
+        )
+    )
+    return build_user_data(
+        UserDataInput(
+            hostname=ref.name,
+            mode=BootstrapMode.INIT,
+            endpoint_host="192.0.2.10",
+            endpoint_port=6443,
+            kubeadm_config=config,
+            pki=pki(),
+        )
+    )
+
+
+class Rig(Protocol):
+    """A provider and hands behind its back."""
+
+    provider: Provider
+
+    async def reopen(self) -> Provider:
+        """Another provider on the same hypervisor, as a restarted controller has."""
+        ...
+
+    async def stop_vm(self, ref: MachineRef) -> None:
+        """Power off."""
+        ...
+
+    async def lose_vm(self, ref: MachineRef) -> None:
+        """Remove VM and disk."""
+        ...
+
+    async def blink(self) -> None:
+        """Take the hypervisor's daemon away for a moment."""
+        ...
+
+    def inventory(self) -> object:
+        """All that exists, comparable."""
+        ...
+
+    async def close(self) -> None:
+        """Close every provider."""
+        ...
+
+
+@dataclass
+class MemoryRig:
+    provider: MemoryProvider = field(
+        default_factory=lambda: MemoryProvider(MemoryEndpoint(versions=(VERSION,), memory_mib=16 * 1024))
+    )
+
+    async def reopen(self) -> Provider:
+        return MemoryProvider(MemoryEndpoint(versions=(VERSION,)), world=self.provider.world)
+
+    async def stop_vm(self, ref: MachineRef) -> None:
+        self.provider.crash(ref)
+
+    async def lose_vm(self, ref: MachineRef) -> None:
+        self.provider.remove(ref)
+
+    async def blink(self) -> None:
+        self.provider.set_down(True)
+        self.provider.set_down(False)
+
+    def inventory(self) -> object:
+        world = self.provider.world
+        return sorted(world.clusters), sorted((uid, machine.state) for uid, machine in world.machines.items())
+
+    async def close(self) -> None:
+        await self.provider.close()
+
+
+class OneImage:
+    """An image source with the tiny guest."""
+
+    def __init__(self, image: NodeImage) -> None:
+        self.image = image
+
+    def find(self, name: str, /) -> NodeImage | None:
+        return self.image if name == self.image.version else None
+
+
+class LibvirtRig:
+    def __init__(self, hypervisor: Hypervisor, images: OneImage, endpoint: LibvirtEndpoint | None = None) -> None:
+        self.hypervisor = hypervisor
+        self.images = images
+        self.endpoint = endpoint or hypervisor.endpoint()
+        self.provider = LibvirtProvider(self.endpoint, images)
+        self._opened: list[Provider] = [self.provider]
+
+    async def reopen(self) -> Provider:
+        other = LibvirtProvider(self.endpoint, self.images)
+        self._opened.append(other)
+        return other
+
+    async def stop_vm(self, ref: MachineRef) -> None:
+        with self.connect() as conn:
+            conn.lookupByUUIDString(names.build_domain_uuid(ref.uid)).destroy()
+
+    async def lose_vm(self, ref: MachineRef) -> None:
+        with self.connect() as conn:
+            domain = conn.lookupByUUIDString(names.build_domain_uuid(ref.uid))
+            if domain.isActive():
+                domain.destroy()
+            domain.undefine()
+            pool = conn.storagePoolLookupByName(self.endpoint.pool)
+            for volume in pool.listAllVolumes():
+                if names.build_domain_uuid(ref.uid) in volume.name():
+                    volume.delete()
+
+    async def blink(self) -> None:
+        await asyncio.to_thread(self.hypervisor.restart_daemon)
+
+    def inventory(self) -> object:
+        with self.connect() as conn:
+            domains = sorted((domain.name(), domain.state(), domain.XMLDesc()) for domain in conn.listAllDomains())
+            networks = sorted((network.name(), network.XMLDesc()) for network in conn.listAllNetworks())
+            return domains, networks, self.volumes(conn)
+
+    def volumes(self, conn: Any) -> list[str]:
+        """Volumes of machines; images stay."""
+        return sorted(
+            volume.name()
+            for pool in conn.listAllStoragePools()
+            for volume in pool.listAllVolumes()
+            if not volume.name().startswith("capn-node-")
+        )
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[Any]:
+        conn = libvirt.open(self.hypervisor.uri)
+        try:
+            yield conn
+        finally:
+            conn.close()
+
+    def command_lines(self) -> str:
+        """Command lines and environments of every QEMU on this machine."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if b"qemu-system" in (entry / "cmdline").read_bytes():
+                        found += [(entry / name).read_bytes() for name in ("cmdline", "environ")]
+        return b"\n".join(found).decode(errors="replace")
+
+    async def close(self) -> None:
+        for provider in self._opened:
+            await provider.close()

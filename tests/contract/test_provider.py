@@ -1,0 +1,310 @@
+"""The contract of `capn.providers.base.Provider`: every provider passes it, the real one with real VMs."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Iterator
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from capn import names
+from capn.build.report import Report, ReportParser
+from capn.dev.hypervisor import Hypervisor
+from capn.errors import InvalidSpecError, NotFoundError, TerminalError, TransientError
+from capn.providers.base import MachineRef, MachineState, Provider
+from tests.contract.provider_guest import build_image
+from tests.contract.provider_rigs import (
+    LibvirtRig,
+    MemoryRig,
+    OneImage,
+    Rig,
+    cluster_ref,
+    cluster_request,
+    control_plane,
+    worker,
+)
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def hypervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hypervisor]:
+    hypervisor = Hypervisor(tmp_path_factory.mktemp("hv"))
+    hypervisor.start(timeout_s=120)
+    yield hypervisor
+    hypervisor.purge()
+    assert hypervisor.leaks() == []
+
+
+@pytest.fixture(params=["memory", pytest.param("libvirt", marks=pytest.mark.libvirt)])
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    rig: Rig
+    if request.param == "memory":
+        rig = MemoryRig()
+    else:
+        rig = LibvirtRig(request.getfixturevalue("hypervisor"), OneImage(build_image(tmp_path / "image")))
+    try:
+        yield rig
+        # The leak oracle: a test that made clusters removes them here, and then nothing is left.
+        for name in ("demo", "other"):
+            for ordinal in range(4):
+                await rig.provider.delete_machine(worker(cluster_ref(name), ordinal).ref)
+            await rig.provider.delete_machine(control_plane(cluster_ref(name)).ref)
+            await rig.provider.delete_cluster(cluster_ref(name))
+        assert not any(rig.inventory()), rig.inventory()  # type: ignore[arg-type]
+    finally:
+        await rig.close()
+
+
+async def first_report(provider: Provider, ref: MachineRef) -> Report:
+    parser = ReportParser()
+    async with asyncio.timeout(60):
+        async for chunk in provider.console(ref):
+            for report in parser.feed(chunk):
+                return report
+    raise AssertionError("the console ended without a report")
+
+
+async def test_a_cluster_is_made_once_and_seen(rig: Rig) -> None:
+    ref = cluster_ref()
+    assert await rig.provider.observe_cluster(ref) is None
+    made = await rig.provider.ensure_cluster(cluster_request(ref))
+    before = rig.inventory()
+    assert await rig.provider.ensure_cluster(cluster_request(ref)) == made
+    assert await rig.provider.observe_cluster(ref) == made
+    assert rig.inventory() == before
+    assert IPv4Address(made.endpoint_host) in IPv4Network(made.machine_cidr)
+    assert made.endpoint_port == 6443
+
+
+async def test_two_clusters_made_at_once_have_disjoint_networks(rig: Rig) -> None:
+    requests = [cluster_request(cluster_ref(name)) for name in ("demo", "other")]
+    one, two = await asyncio.gather(*(rig.provider.ensure_cluster(request) for request in requests))
+    assert not IPv4Network(one.machine_cidr).overlaps(IPv4Network(two.machine_cidr))
+    assert one.endpoint_host != two.endpoint_host
+
+
+@pytest.mark.parametrize(("field", "value"), [("pod_cidr", "10.0.0.0/8"), ("service_cidr", "10.0.0.0/9")])
+async def test_addresses_of_the_child_that_overlap_the_machines_are_refused(rig: Rig, field: str, value: str) -> None:
+    request = dataclasses.replace(cluster_request(cluster_ref()), **{field: value})
+    before = rig.inventory()
+    with pytest.raises(InvalidSpecError, match="choose another network") as caught:
+        await rig.provider.ensure_cluster(request)
+    assert caught.value.reason == "CIDRCollision"
+    assert caught.value.field == {"pod_cidr": "spec.network.podCIDR"}.get(field, "spec.network.serviceCIDR")
+    assert rig.inventory() == before
+
+
+async def test_a_malformed_network_is_refused_by_field(rig: Rig) -> None:
+    with pytest.raises(InvalidSpecError, match=r"spec\.network\.podCIDR: 10\.244\.0\.1/16 is no IPv4 network"):
+        await rig.provider.ensure_cluster(cluster_request(cluster_ref(), pod_cidr="10.244.0.1/16"))
+
+
+async def test_a_machine_is_made_once_with_the_endpoints_address(rig: Rig) -> None:
+    cluster = await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    assert await rig.provider.observe_machine(request.ref) is None
+    await rig.provider.plan_machine(request)
+    made = await rig.provider.ensure_machine(request)
+    assert made.state is MachineState.RUNNING
+    assert made.addresses == (cluster.endpoint_host,)
+    assert made.seed_attached
+    assert made.provider_id == names.build_provider_id(
+        rig.provider.kind,
+        namespace="tenant",
+        cluster="demo",
+        machine="demo-cp-0",
+        machine_uid=request.ref.uid,
+    )
+    before = rig.inventory()
+    assert await rig.provider.ensure_machine(request) == made
+    assert await rig.provider.observe_machine(request.ref) == made
+    assert rig.inventory() == before
+
+
+async def test_machines_made_at_once_are_one_vm_each_with_an_address_each(rig: Rig) -> None:
+    cluster = await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    requests = [worker(cluster_ref(), ordinal) for ordinal in range(3)]
+    seen = await asyncio.gather(*(rig.provider.ensure_machine(request) for request in [*requests, *requests]))
+    addresses = {machine.addresses for machine in seen}
+    assert len({machine.provider_id for machine in seen}) == len(addresses) == 3
+    for (address,) in addresses:
+        assert IPv4Address(address) in IPv4Network(cluster.machine_cidr)
+        assert address != cluster.endpoint_host
+
+
+async def test_a_machine_without_its_network_waits(rig: Rig) -> None:
+    with pytest.raises(TransientError, match="network") as caught:
+        await rig.provider.ensure_machine(control_plane(cluster_ref()))
+    assert caught.value.reason == "WaitingForNetwork"
+
+
+async def test_a_stopped_vm_is_started_again_as_it_was(rig: Rig) -> None:
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    made = await rig.provider.ensure_machine(request)
+    await rig.stop_vm(request.ref)
+    stopped = await rig.provider.observe_machine(request.ref)
+    assert stopped is not None
+    assert stopped.state in (MachineState.STOPPED, MachineState.CRASHED)
+    assert await rig.provider.ensure_machine(request) == made
+
+
+async def test_bootstrap_data_is_released_once_and_for_all(rig: Rig) -> None:
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    await rig.provider.ensure_machine(request)
+    for _again in range(2):
+        await rig.provider.release_bootstrap_data(request.ref)
+    released = await rig.provider.observe_machine(request.ref)
+    assert released is not None
+    assert not released.seed_attached
+    assert released.state is MachineState.RUNNING
+    past_bootstrap = dataclasses.replace(request, bootstrap_data=None)
+    assert await rig.provider.ensure_machine(past_bootstrap) == released
+    await rig.stop_vm(request.ref)
+    assert await rig.provider.ensure_machine(past_bootstrap) == released
+
+
+async def test_releasing_what_is_not_there_is_fine(rig: Rig) -> None:
+    await rig.provider.release_bootstrap_data(control_plane(cluster_ref()).ref)
+
+
+async def test_a_vm_that_vanished_after_its_bootstrap_is_not_made_anew(rig: Rig) -> None:
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    await rig.provider.ensure_machine(request)
+    await rig.lose_vm(request.ref)
+    assert await rig.provider.observe_machine(request.ref) is None
+    with pytest.raises(TerminalError, match="delete this NestedMachine") as caught:
+        await rig.provider.ensure_machine(dataclasses.replace(request, bootstrap_data=None))
+    assert caught.value.reason == "MachineVanished"
+
+
+async def test_deleting_works_at_every_stage_and_again(rig: Rig) -> None:
+    request = control_plane(cluster_ref())
+    assert await rig.provider.delete_machine(request.ref)
+    assert await rig.provider.delete_cluster(request.ref.cluster)
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    assert await rig.provider.delete_machine(request.ref)
+    await rig.provider.ensure_machine(request)
+    await rig.stop_vm(request.ref)
+    for _again in range(2):
+        assert await rig.provider.delete_machine(request.ref)
+        assert await rig.provider.observe_machine(request.ref) is None
+    for _again in range(2):
+        assert await rig.provider.delete_cluster(request.ref.cluster)
+        assert await rig.provider.observe_cluster(request.ref.cluster) is None
+
+
+async def test_deleting_a_cluster_takes_machines_that_were_forgotten(rig: Rig) -> None:
+    for name in ("demo", "other"):
+        await rig.provider.ensure_cluster(cluster_request(cluster_ref(name)))
+        await rig.provider.ensure_machine(control_plane(cluster_ref(name)))
+    assert await rig.provider.delete_cluster(cluster_ref("demo"))
+    assert await rig.provider.observe_machine(control_plane(cluster_ref("demo")).ref) is None
+    other = await rig.provider.observe_machine(control_plane(cluster_ref("other")).ref)
+    assert other is not None
+    assert other.state is MachineState.RUNNING
+
+
+async def test_the_console_tells_what_the_guest_reports(rig: Rig) -> None:
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    await rig.provider.ensure_machine(request)
+    report = await first_report(rig.provider, request.ref)
+    assert report.seq > 0
+    # A controller that starts late, or again, hears it too.
+    again = await first_report(await rig.reopen(), request.ref)
+    assert again.seq >= report.seq
+
+
+async def test_a_console_ends_with_its_vm(rig: Rig) -> None:
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    await rig.provider.ensure_machine(request)
+    await first_report(rig.provider, request.ref)
+
+    async def read_to_the_end() -> None:
+        async for _chunk in rig.provider.console(request.ref):
+            pass
+
+    reader = asyncio.create_task(read_to_the_end())
+    await asyncio.sleep(0.5)
+    assert not reader.done()
+    await rig.stop_vm(request.ref)
+    await asyncio.wait_for(reader, 30)
+
+
+async def test_a_machine_without_vm_has_no_console(rig: Rig) -> None:
+    with pytest.raises(NotFoundError):
+        await anext(aiter(rig.provider.console(control_plane(cluster_ref()).ref)))
+
+
+async def test_a_vm_that_dies_is_announced(rig: Rig) -> None:
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    await rig.provider.ensure_machine(request)
+    changes = aiter(rig.provider.changes())
+    announced = asyncio.create_task(anext(changes))
+    await asyncio.sleep(1)
+    await rig.stop_vm(request.ref)
+    assert await asyncio.wait_for(announced, 10) == request.ref
+    await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_an_unknown_version_is_refused_with_the_fix(rig: Rig) -> None:
+    request = control_plane(cluster_ref(), version="v1.98.0")
+    with pytest.raises(InvalidSpecError, match=r"capn image build --version v1\.98\.0") as caught:
+        await rig.provider.plan_machine(request)
+    assert caught.value.reason == "ImageNotFound"
+
+
+async def test_more_memory_than_the_host_has_is_refused_with_a_steady_message(rig: Rig) -> None:
+    request = control_plane(cluster_ref(), memory_mib=1 << 24)
+    with pytest.raises(TerminalError, match="lower the memory") as caught:
+        await rig.provider.plan_machine(request)
+    assert caught.value.reason == "InsufficientMemory"
+
+
+async def test_another_controller_adopts_what_is_there(rig: Rig) -> None:
+    cluster = await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    made = await rig.provider.ensure_machine(request)
+    before = rig.inventory()
+    successor = await rig.reopen()
+    assert await successor.ensure_cluster(cluster_request(cluster_ref())) == cluster
+    assert await successor.observe_machine(request.ref) == made
+    assert await successor.ensure_machine(request) == made
+    assert rig.inventory() == before
+
+
+async def test_a_daemon_that_restarts_changes_nothing(rig: Rig) -> None:
+    cluster = await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    made = await rig.provider.ensure_machine(request)
+    changes = aiter(rig.provider.changes())
+    announced = asyncio.create_task(anext(changes))
+    await asyncio.sleep(1)
+    await rig.blink()
+    assert await rig.provider.observe_machine(request.ref) == made
+    assert await rig.provider.ensure_machine(request) == made
+    assert await rig.provider.ensure_cluster(cluster_request(cluster_ref())) == cluster
+    # What happened meanwhile is unknown, so every machine is announced.
+    assert await asyncio.wait_for(announced, 30) == request.ref
+    await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_observing_writes_nothing(rig: Rig) -> None:
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    await rig.provider.ensure_machine(request)
+    before = rig.inventory()
+    for ref in (cluster_ref(), cluster_ref("other")):
+        await rig.provider.observe_cluster(ref)
+        await rig.provider.observe_machine(control_plane(ref).ref)
+        await rig.provider.plan_machine(control_plane(ref))
+    assert rig.inventory() == before

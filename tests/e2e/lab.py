@@ -1,0 +1,103 @@
+"""What the end-to-end story runs in: a private hypervisor, the real controller, and looks from outside at all of it."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from capn.dev.evidence import describe_object
+from capn.dev.hypervisor import Hypervisor
+from tests.conftest import Kubectl
+from tests.harness.controller_process import ControllerProcess
+
+IMAGE_PREFIX = "capn-node-"
+
+
+@dataclass
+class Lab:
+    """Everything that the tests of the story share."""
+
+    kubectl: Kubectl
+    controller: ControllerProcess
+    hypervisor: Hypervisor
+    namespace: str
+    directory: Path
+
+    def say(self, text: str) -> None:
+        """Progress, for who runs pytest with -s or reads a failure."""
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+    def virsh(self, *args: str) -> str:
+        """Ask the hypervisor as its administrator."""
+        argv = ["virsh", "--quiet", "--connect", self.hypervisor.uri, *args]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, f"virsh {' '.join(args)}: {done.stderr}"
+        return done.stdout
+
+    def domains(self) -> set[str]:
+        return set(self.virsh("list", "--all", "--name").split())
+
+    def volumes(self) -> set[str]:
+        """Volumes that belong to machines; those of node images stay for the next cluster."""
+        if "capn" not in self.virsh("pool-list", "--all", "--name").split():
+            return set()
+        lines = self.virsh("vol-list", "capn").splitlines()
+        return {line.split()[0] for line in lines if line.strip() and not line.strip().startswith(IMAGE_PREFIX)}
+
+    def networks(self) -> set[str]:
+        return set(self.virsh("net-list", "--all", "--name").split())
+
+    def objects(self, kinds: str = "nestedclusters,nestedmachines") -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.kubectl.json("get", kinds, "-n", self.namespace)["items"]
+        return found
+
+    def cluster(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.kubectl.json("get", "nestedcluster", name, "-n", self.namespace)
+        return found
+
+    def machine(self, name: str) -> dict[str, Any] | None:
+        return next((item for item in self.objects("nestedmachines") if item["metadata"]["name"] == name), None)
+
+    def wait_for(self, what: str, check: Callable[[], object], *, limit_s: float) -> None:
+        """Wait for a condition; on the way tell of every change of stage, at the end of all that there is to know."""
+        deadline, told, started = time.monotonic() + limit_s, "", time.monotonic()
+        while not check():
+            stages = self.stages()
+            if stages != told:
+                self.say(f"+{time.monotonic() - started:.0f} s {stages}")
+                told = stages
+            assert time.monotonic() < deadline, f"not within {limit_s:.0f} s: {what}\n{self.evidence()}"
+            time.sleep(1)
+        self.say(f"{what}: after {time.monotonic() - started:.0f} s")
+
+    def stages(self) -> str:
+        parts = []
+        for item in self.objects():
+            status = item.get("status", {})
+            stage = status.get("bootstrap", {}).get("stage", "")
+            parts.append(f"{item['metadata']['name']}={status.get('phase', '-')}{'/' + stage if stage else ''}")
+        return " ".join(parts)
+
+    def evidence(self) -> str:
+        lines = [line for item in self.objects() for line in describe_object(item)]
+        lines += ["--- domains", self.virsh("list", "--all"), "--- the end of the controller's log"]
+        return "\n".join([*lines, self.controller.tail(60)])
+
+    def child(self, name: str) -> Kubectl:
+        """kubectl for a child, with the kubeconfig that capn made."""
+        secret = self.kubectl.json("get", "secret", f"{name}-kubeconfig", "-n", self.namespace)
+        path = self.directory / f"{name}.kubeconfig"
+        path.write_bytes(base64.b64decode(secret["data"]["value"]))
+        path.chmod(0o600)
+        return Kubectl(self.kubectl.binary, path)
+
+
+def condition(obj: dict[str, Any] | None, kind: str) -> dict[str, Any]:
+    """A condition, or one that says Unknown."""
+    found = [entry for entry in (obj or {}).get("status", {}).get("conditions", []) if entry["type"] == kind]
+    return found[0] if found else {"type": kind, "status": "Unknown", "reason": "", "message": ""}

@@ -1,0 +1,250 @@
+"""One story with real machines, in order; each test goes on where the one before ended.
+
+A failing bootstrap is explained -> create -> SIGKILL of the controller in mid-boot -> Ready -> a pod runs and DNS answers
+-> a restart writes nothing -> delete leaves nothing. Two machines at most run at once.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from capn.dev.accel import choose_accel
+from capn.dev.child import POD_NAME, build_pod, parse_lookup
+from capn.dev.hypervisor import Hypervisor
+from capn.dev.parent import Parent
+from capn.image.catalogue import ImageCatalogue
+from capn.settings import cache_dir
+from tests.conftest import REPO, Kubectl, run_async
+from tests.e2e.lab import Lab, condition
+from tests.harness.audit import AuditReader
+from tests.harness.controller_process import ControllerProcess
+
+BOOT_LIMIT_S = 900.0
+VERSION = "v1.37.2"
+USER = "system:serviceaccount:capn-system:capn-controller"
+NAMESPACE = "e2e"
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(4 * BOOT_LIMIT_S)]
+
+
+def manifest(name: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "capn.dev/v1alpha1",
+        "kind": "NestedCluster",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"version": VERSION, "machine": {"cpus": 2, "memory": "2048Mi", "disk": "6Gi"}, **spec},
+    }
+
+
+GOOD = manifest(
+    "good",
+    workers=[{"name": "pool", "replicas": 1}],
+    controlPlane={"machine": {"cpus": 2, "memory": "2560Mi", "disk": "6Gi"}},
+)
+BAD = manifest("bad", controlPlane={"apiServer": {"extraArgs": {"no-such-flag": "true"}}})
+
+
+@pytest.fixture(scope="module")
+def account(kubectl: Kubectl, crds: list[str], parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubeconfig with the rights of config/rbac and nothing else."""
+    assert crds
+    kubectl("apply", "-f", str(REPO / "config/default/namespace.yaml"))
+    kubectl("apply", "-k", str(REPO / "config/rbac"))
+    config = yaml.safe_load(parent.kubeconfig.read_text())
+    token = kubectl("create", "token", "capn-controller", "-n", "capn-system", "--duration=6h").strip()
+    config["users"][0]["user"] = {"token": token}
+    path = tmp_path_factory.mktemp("account") / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def lab(account: Path, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    image = ImageCatalogue(cache_dir() / "images" / "node").find(VERSION)
+    assert image is not None, f"no node image for {VERSION}; run `make image` first"
+    directory = tmp_path_factory.mktemp("e2e")
+    hypervisor = Hypervisor(directory / "hv")
+    hypervisor.start()
+    accel = run_async(lambda: choose_accel("auto", print))
+    endpoint = hypervisor.endpoint(accel=accel, unsafe_disk_cache=True).model_dump(mode="json")
+    settings = {"endpoints": {"libvirt": {"default": endpoint}}, "namespace": NAMESPACE, "log_format": "json"}
+    controller = ControllerProcess(directory / "controller", account, settings)
+    kubectl("create", "namespace", NAMESPACE)
+    controller.start()
+    lab = Lab(kubectl, controller, hypervisor, NAMESPACE, directory)
+    try:
+        yield lab
+    finally:
+        controller.stop()
+        hypervisor.stop()
+        left = hypervisor.leaks()
+        hypervisor.purge()
+        assert not left, f"left on the host: {left}"
+        assert not hypervisor.state.exists()
+
+
+@pytest.fixture(autouse=True)
+def _in_order(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A story has no second half without its first."""
+    module = request.node.parent
+    earlier = getattr(module, "story_broken", None)
+    if earlier:
+        pytest.fail(f"not told: {earlier} failed before")
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        module.story_broken = request.node.name
+
+
+def test_a_failing_bootstrap_is_explained(lab: Lab) -> None:
+    lab.kubectl.apply(BAD)
+
+    def failed() -> bool:
+        return condition(lab.machine("bad-cp-0"), "BootstrapSucceeded")["status"] == "False" and bool(
+            (lab.machine("bad-cp-0") or {})["status"].get("failureReason")
+        )
+
+    lab.wait_for("the bootstrap of bad-cp-0 fails", failed, limit_s=BOOT_LIMIT_S)
+    machine = lab.machine("bad-cp-0")
+    assert machine is not None
+    found = condition(machine, "BootstrapSucceeded")
+    lab.say(f"{found['reason']}: {found['message']}")
+    assert "kubeadm/" in found["message"]
+    assert "no-such-flag" in found["message"]
+    assert "no-such-flag" in machine["status"]["bootstrap"]["logTail"]
+    assert machine["status"]["bootstrap"]["failed"] is True
+    seen = _first_word_of_failure(lab)
+    written = datetime.fromisoformat(found["lastTransitionTime"]).timestamp()
+    assert written - seen < 10
+    cluster = lab.cluster("bad")
+    assert condition(cluster, "Stalled")["status"] == "True"
+    assert "bad-cp-0" in cluster["status"]["failureMessage"]
+
+
+def _first_word_of_failure(lab: Lab) -> float:
+    """When the controller heard of it, by its own log; the guest says it at once and every few seconds."""
+    for line in lab.controller.log.read_text().splitlines():
+        entry = json.loads(line)
+        if entry.get("event") == "guest" and entry.get("state") == "failed":
+            return datetime.fromisoformat(entry["timestamp"]).timestamp()
+    raise AssertionError(lab.evidence())
+
+
+def test_a_stuck_cluster_can_be_deleted(lab: Lab) -> None:
+    _delete(lab, "bad")
+
+
+def test_sigkill_in_mid_boot_makes_no_second_machine(lab: Lab) -> None:
+    lab.kubectl.apply(GOOD)
+
+    def in_kubeadm() -> bool:
+        machine = lab.machine("good-cp-0") or {}
+        return str(machine.get("status", {}).get("bootstrap", {}).get("stage", "")).startswith("kubeadm/")
+
+    lab.wait_for("kubeadm runs in good-cp-0", in_kubeadm, limit_s=BOOT_LIMIT_S)
+    domains = {name: lab.virsh("domuuid", name).strip() for name in lab.domains()}
+    lab.controller.kill()
+    lab.say("the controller was killed")
+    lab.controller.start()
+    time.sleep(5)
+    assert domains.items() <= {name: lab.virsh("domuuid", name).strip() for name in lab.domains()}.items()
+
+
+def test_it_becomes_ready(lab: Lab) -> None:
+    lab.wait_for("good is Ready", lambda: condition(lab.cluster("good"), "Ready")["status"] == "True",
+                 limit_s=2 * BOOT_LIMIT_S)  # fmt: skip
+    assert len(lab.domains()) == 2
+    assert lab.cluster("good")["status"]["version"] == VERSION
+    nodes = lab.child("good").json("get", "nodes")["items"]
+    provider_ids = {machine["status"]["providerID"] for machine in lab.objects("nestedmachines")}
+    assert {node["metadata"]["name"] for node in nodes} == {"good-cp-0", "good-pool-0"}
+    assert {node["spec"]["providerID"] for node in nodes} == provider_ids
+
+
+def test_a_pod_runs_on_the_worker_and_dns_answers(lab: Lab) -> None:
+    child = lab.child("good")
+    child.apply(build_pod())
+    child("wait", "--for=condition=Ready", f"pod/{POD_NAME}", "--timeout=300s", timeout_s=330)
+    assert child.json("get", "pod", POD_NAME)["spec"]["nodeName"] == "good-pool-0"
+    answer = ""
+
+    def answers() -> bool:
+        nonlocal answer
+        done = child.run("exec", POD_NAME, "--", "nslookup", "kubernetes.default.svc")
+        answer = done.stdout
+        return done.returncode == 0
+
+    lab.wait_for("DNS answers in the pod", answers, limit_s=300)
+    service = child.json("get", "service", "kubernetes")["spec"]["clusterIP"]
+    assert parse_lookup(answer) == service
+
+
+def test_bootstrap_secrets_are_gone_after_the_join(lab: Lab) -> None:
+    def clean() -> bool:
+        tokens = lab.child("good").json("get", "secrets", "-n", "kube-system")["items"]
+        return (
+            not [item for item in tokens if item["type"] == "bootstrap.kubernetes.io/token"] and len(lab.volumes()) == 2
+        )
+
+    lab.wait_for("tokens and seeds are gone", clean, limit_s=120)
+
+
+def test_the_hypervisor_sees_no_secret_and_the_controller_no_file_of_it(lab: Lab) -> None:
+    secrets = lab.kubectl.json("get", "secrets", "-n", NAMESPACE)["items"]
+    values = {value for secret in secrets for value in secret["data"].values() if len(value) > 40}
+    assert values
+    for domain in lab.domains():
+        xml = lab.virsh("dumpxml", "--security-info", domain)
+        assert not [value for value in values if value in xml]
+        assert "token" not in xml.lower()
+    assert not Path(lab.hypervisor.pool_path).exists()
+
+
+def test_a_restarted_controller_writes_nothing(lab: Lab, parent: Parent) -> None:
+    assert lab.controller.stop() == 0
+    before = _versions(lab)
+    audit = AuditReader(parent.audit_log)
+    audit.skip()
+    lab.controller.start()
+    time.sleep(25)  # the lease is free: it leads at once and has looked at everything
+    requests = [request for request in audit.read(user=USER) if not request.resource.endswith("leases")]
+    assert [request for request in requests if request.writes] == []
+    assert _versions(lab) == before
+    assert "leading" in lab.controller.tail(200)
+
+
+def _versions(lab: Lab) -> Mapping[str, str]:
+    kinds = "nestedclusters,nestedmachines,secrets"
+    return {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in lab.objects(kinds)}
+
+
+def test_deleting_leaves_nothing(lab: Lab) -> None:
+    _delete(lab, "good")
+    assert not lab.domains()
+    assert not lab.volumes()
+    assert not lab.networks() - {"default"}
+    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    state = str(lab.hypervisor.state)
+    processes = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
+    assert not [line for line in processes.splitlines() if "qemu-system" in line and state in line]
+    assert "vnet" not in links or lab.domains()
+
+
+def _delete(lab: Lab, name: str) -> None:
+    lab.kubectl("delete", "nestedcluster", name, "-n", NAMESPACE, "--timeout=180s", timeout_s=200)
+
+    def gone() -> bool:
+        left = [item["metadata"]["name"] for item in lab.objects("nestedclusters,nestedmachines,secrets")]
+        return not [item for item in left if item == name or item.startswith(f"{name}-")]
+
+    lab.wait_for(f"nothing of {name} is left in the parent", gone, limit_s=60)
+    assert not [domain for domain in lab.domains() if name in domain]

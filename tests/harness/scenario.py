@@ -1,0 +1,221 @@
+"""A whole capn in one process: parent API double, simulated hypervisor, the real controllers.
+
+Everything in between is production code. `restart` is what SIGKILL and a new start are to the outside: the controllers'
+memory is gone, the API and the machines are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from capn import names
+from capn.api.machine_template import Infrastructure
+from capn.api.resources import NAMESPACE, NESTED_CLUSTER, NESTED_MACHINE, SECRET
+from capn.controllers.setup import Controllers
+from capn.kube.client import KubeClient
+from capn.kube.memory import MemoryKubeClient
+from capn.providers.base import ClusterRef, MachineRef
+from capn.providers.memory import MemoryProvider
+from capn.providers.memory_world import MemoryWorld
+from capn.runtime.clock import utc_now
+from capn.settings import MemoryEndpoint, Settings
+from capn.providers.registry import ProviderRegistry
+
+LIMIT_S = 20.0
+NAMESPACE_NAME = "team"
+
+
+@dataclass
+class Recorded:
+    """Events that the controllers told of."""
+
+    lines: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    def event(self, obj: Mapping[str, Any], event_type: str, reason: str, message: str) -> None:
+        self.lines.append((obj["metadata"]["name"], event_type, reason, message))
+
+    def reasons(self, name: str) -> list[str]:
+        return [reason for who, _, reason, _ in self.lines if who == name]
+
+
+class OneProvider:
+    """The scenario's provider under the name `default`; the registry's own refusal for every other."""
+
+    def __init__(self, provider: MemoryProvider) -> None:
+        self._provider = provider
+        self._registry = ProviderRegistry(Settings(endpoints={"memory": {"default": MemoryEndpoint()}}))
+
+    def get(self, infrastructure: Infrastructure) -> Any:
+        self._registry.get(infrastructure)
+        return self._provider
+
+
+class Scenario:
+    """Drives the controllers; waits on conditions, never on time."""
+
+    def __init__(self, endpoint: MemoryEndpoint | None = None, *, bootstrap_timeout_s: float = 1800.0) -> None:
+        self.api = MemoryKubeClient()
+        self.user = self.api.as_manager("kubectl")
+        self.world = MemoryWorld(utc_now)
+        self.endpoint = endpoint or MemoryEndpoint()
+        self.events = Recorded()
+        self.bootstrap_timeout_s = bootstrap_timeout_s
+        self.provider = MemoryProvider(self.endpoint, world=self.world)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.controllers: Controllers | None = None
+
+    async def start(self, client: KubeClient | None = None) -> None:
+        """Start the controllers, through `client` if one is given (a faulty one)."""
+        self.provider = MemoryProvider(self.endpoint, world=self.world)
+        self.controllers = parts = Controllers(
+            client or self.api,
+            OneProvider(self.provider),
+            self.events,
+            bootstrap_timeout_s=self.bootstrap_timeout_s,
+        )
+        runs = (parts.clusters.run(), parts.machines.run())
+        self._tasks = [asyncio.create_task(run) for run in runs]
+        await asyncio.gather(parts.clusters.wait_synced(), parts.machines.wait_synced())
+        more = (parts.cluster_controller.run(), parts.machine_controller.run(), parts.hold())
+        self._tasks += [asyncio.create_task(run) for run in more]
+
+    async def kill(self) -> None:
+        """Stop the controllers wherever they are; the guests go on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self.controllers = None
+
+    async def restart(self) -> None:
+        """Kill, then start with an empty memory."""
+        await self.kill()
+        await self.start()
+
+    async def until(self, predicate: Callable[[], Any], *, limit_s: float = LIMIT_S) -> None:
+        """Wait until `predicate()` (which may be a coroutine function) is true; fail with what there is."""
+        deadline = asyncio.get_running_loop().time() + limit_s
+        while True:
+            result = predicate()
+            if asyncio.iscoroutine(result):
+                result = await result
+            if result:
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                raise AssertionError(await self.describe())
+            await asyncio.sleep(0.01)
+
+    async def settle(self) -> None:
+        """Wait until the queues are empty and stay so for a moment."""
+        calm = 0
+
+        def is_calm() -> bool:
+            nonlocal calm
+            parts = self.controllers
+            idle = parts is not None and parts.cluster_controller.queue.idle and parts.machine_controller.queue.idle
+            calm = calm + 1 if idle else 0
+            return calm >= 10
+
+        await self.until(is_calm)
+
+    async def create(self, name: str = "c1", **spec: Any) -> dict[str, Any]:
+        """Create a NestedCluster on the memory endpoint; `spec` adds to the smallest one."""
+        if await self.api.get(NAMESPACE, NAMESPACE_NAME) is None:
+            await self.user.create(NAMESPACE, {"metadata": {"name": NAMESPACE_NAME}})
+        body = {"version": "v1.37.2", "infrastructure": {"kind": "memory"}} | spec
+        obj = {
+            "apiVersion": names.API_VERSION,
+            "kind": "NestedCluster",
+            "metadata": {"name": name, "namespace": NAMESPACE_NAME},
+            "spec": body,
+        }
+        return await self.user.create(NESTED_CLUSTER, obj)
+
+    async def patch(self, name: str, spec: dict[str, Any]) -> None:
+        await self.user.merge_patch(NESTED_CLUSTER, name, NAMESPACE_NAME, {"spec": spec})
+
+    async def delete(self, name: str = "c1") -> None:
+        await self.user.delete(NESTED_CLUSTER, name, NAMESPACE_NAME)
+
+    async def cluster(self, name: str = "c1") -> dict[str, Any] | None:
+        return await self.api.get(NESTED_CLUSTER, name, NAMESPACE_NAME)
+
+    async def machine(self, name: str) -> dict[str, Any] | None:
+        return await self.api.get(NESTED_MACHINE, name, NAMESPACE_NAME)
+
+    async def secret(self, name: str) -> dict[str, Any] | None:
+        return await self.api.get(SECRET, name, NAMESPACE_NAME)
+
+    async def machine_ref(self, name: str) -> MachineRef:
+        found = await self.machine(name)
+        assert found is not None
+        cluster = await self.cluster(found["spec"]["clusterName"])
+        assert cluster is not None
+        ref = ClusterRef(NAMESPACE_NAME, cluster["metadata"]["name"], cluster["metadata"]["uid"])
+        return MachineRef(ref, name, found["metadata"]["uid"])
+
+    async def condition(self, name: str, kind: str, *, of: str = "cluster") -> dict[str, Any]:
+        """The condition of a cluster or machine; empty when it is not there."""
+        obj = await (self.cluster(name) if of == "cluster" else self.machine(name))
+        conditions = (obj or {}).get("status", {}).get("conditions", [])
+        return next((entry for entry in conditions if entry["type"] == kind), {})
+
+    async def ready(self, name: str = "c1") -> None:
+        """Wait until the cluster is Ready and nothing moves any more."""
+
+        async def is_ready() -> bool:
+            return (await self.condition(name, "Ready")).get("status") == "True"
+
+        await self.until(is_ready)
+        await self.settle()
+
+    async def gone(self, name: str = "c1") -> None:
+        """Wait until the cluster, its machines and its VMs are gone."""
+
+        async def is_gone() -> bool:
+            left = await self.api.list(NESTED_MACHINE, label_selector=f"{names.LABEL_CLUSTER}={name}")
+            return await self.cluster(name) is None and not left.items
+
+        await self.until(is_gone)
+
+    async def leaks(self) -> list[str]:
+        """What is left of clusters that do not exist (invariant S2)."""
+        clusters = {obj["metadata"]["uid"] for obj in (await self.api.list(NESTED_CLUSTER)).items}
+        machines = {obj["metadata"]["uid"] for obj in (await self.api.list(NESTED_MACHINE)).items}
+        found = [f"network {uid}" for uid in self.world.clusters if uid not in clusters]
+        found += [f"VM {vm.ref.name}" for uid, vm in self.world.machines.items() if uid not in machines]
+        for secret in (await self.api.list(SECRET)).items:
+            owners = {owner["uid"] for owner in secret["metadata"].get("ownerReferences", ())}
+            if owners and not owners & (clusters | machines):
+                found.append(f"Secret {secret['metadata']['name']}")
+        return found
+
+    async def describe(self) -> str:
+        """Everything that a failing test's reader wants to see."""
+        lines = ["the condition waited for did not come; what there is:"]
+        for resource in (NESTED_CLUSTER, NESTED_MACHINE):
+            for obj in (await self.api.list(resource)).items:
+                lines.append(f"{resource.kind} {obj['metadata']['name']} {obj.get('status', {}).get('phase')}")
+                for entry in obj.get("status", {}).get("conditions", []):
+                    lines.append(f"    {entry['type']}={entry['status']} {entry['reason']}: {entry.get('message')}")
+        return "\n".join(lines)
+
+
+@asynccontextmanager
+async def running_scenario(
+    endpoint: MemoryEndpoint | None = None, *, bootstrap_timeout_s: float = 1800.0
+) -> AsyncIterator[Scenario]:
+    """A started scenario; whatever the test did, its end leaks nothing."""
+    scenario = Scenario(endpoint, bootstrap_timeout_s=bootstrap_timeout_s)
+    await scenario.start()
+    try:
+        yield scenario
+        if scenario.controllers is not None:
+            assert await scenario.leaks() == []
+    finally:
+        await scenario.kill()
+        await scenario.provider.close()

@@ -1,0 +1,145 @@
+"""`config/`: what `kubectl apply -k` puts on a cluster, against a real kube-apiserver."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from capn.settings import load_settings
+from tests.conftest import REPO, Kubectl
+
+CONFIG = REPO / "config"
+FORBIDDEN_VERBS = {"*", "escalate", "bind", "impersonate"}
+
+
+@pytest.fixture(scope="module")
+def built(kubectl: Kubectl) -> list[dict[str, Any]]:
+    """Everything of config/default."""
+    return [obj for obj in yaml.safe_load_all(kubectl("kustomize", str(CONFIG / "default"))) if obj]
+
+
+def _of_kind(built: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
+    found = [obj for obj in built if obj["kind"] in kinds]
+    assert found, kinds
+    return found
+
+
+def test_default_is_taken_by_the_api_server(kubectl: Kubectl, crds: list[str]) -> None:
+    assert crds
+    # A dry run cannot see a namespace that the same dry run would make.
+    kubectl("apply", "-f", str(CONFIG / "default/namespace.yaml"))
+    told = kubectl("apply", "--server-side", "--dry-run=server", "-k", str(CONFIG / "default"))
+    for name in (
+        "nestedclusters.capn.dev",
+        "deployment.apps/capn-controller",
+        "capn-leader-election",
+        "capn-settings-",
+    ):
+        assert name in told
+
+
+def test_the_pod_is_restricted(kubectl: Kubectl, built: list[dict[str, Any]], crds: list[str]) -> None:
+    assert crds
+    kubectl("apply", "-f", str(CONFIG / "default/namespace.yaml"))
+    (deployment,) = _of_kind(built, "Deployment")
+    warned = kubectl.run("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(deployment))
+    assert warned.returncode == 0, warned.stderr
+    assert "would violate PodSecurity" not in warned.stderr
+    # The same template with one thing less is seen, so the silence above means something.
+    del deployment["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+    warned = kubectl.run("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(deployment))
+    assert "would violate PodSecurity" in warned.stderr
+
+
+def test_rbac_has_no_wildcard_and_lists_no_secrets(built: list[dict[str, Any]]) -> None:
+    for role in _of_kind(built, "ClusterRole", "Role"):
+        for rule in role["rules"]:
+            assert not FORBIDDEN_VERBS & set(rule["verbs"]), role["metadata"]["name"]
+            assert "*" not in rule["resources"] + rule["apiGroups"]
+            if "secrets" in rule["resources"]:
+                assert not {"list", "watch", "deletecollection"} & set(rule["verbs"])
+
+
+ALLOWED = (
+    ("get", "nestedclusters.capn.dev"),
+    ("watch", "nestedmachines.capn.dev"),
+    ("patch", "nestedclusters.capn.dev/status"),
+    ("create", "nestedmachines.capn.dev"),
+    ("get", "secrets"),
+    ("create", "events.events.k8s.io"),
+)
+DENIED = (
+    ("list", "secrets"),
+    ("create", "nestedclusters.capn.dev"),
+    ("delete", "nestedclusters.capn.dev"),
+    ("get", "pods"),
+    ("create", "leases.coordination.k8s.io"),
+)
+
+
+@pytest.fixture(scope="module")
+def account(kubectl: Kubectl, crds: list[str]) -> list[str]:
+    """kubectl's arguments for acting as the controller, with the roles of config/rbac in place."""
+    assert crds
+    kubectl("apply", "-f", str(CONFIG / "default/namespace.yaml"))
+    kubectl("apply", "-k", str(CONFIG / "rbac"))
+    return ["--as=system:serviceaccount:capn-system:capn-controller"]
+
+
+@pytest.mark.parametrize(("verb", "resource"), ALLOWED)
+def test_the_controller_may(kubectl: Kubectl, account: list[str], verb: str, resource: str) -> None:
+    assert kubectl.run(*account, "auth", "can-i", verb, *_target(resource), "-n", "default").stdout.strip() == "yes"
+
+
+@pytest.mark.parametrize(("verb", "resource"), DENIED)
+def test_the_controller_may_not(kubectl: Kubectl, account: list[str], verb: str, resource: str) -> None:
+    assert kubectl.run(*account, "auth", "can-i", verb, *_target(resource), "-n", "default").stdout.strip() == "no"
+
+
+def _target(resource: str) -> list[str]:
+    name, _, subresource = resource.partition("/")
+    return [name, f"--subresource={subresource}"] if subresource else [name]
+
+
+def test_the_controller_keeps_its_lease(kubectl: Kubectl, account: list[str]) -> None:
+    for verb in ("get", "create", "patch"):
+        can = kubectl.run(*account, "auth", "can-i", verb, "leases.coordination.k8s.io", "-n", "capn-system")
+        assert can.stdout.strip() == "yes", verb
+
+
+def test_the_settings_are_the_controllers(built: list[dict[str, Any]], tmp_path: Path) -> None:
+    (config_map,) = _of_kind(built, "ConfigMap")
+    file = tmp_path / "settings.yaml"
+    file.write_text(config_map["data"]["settings.yaml"])
+    settings = load_settings(file)
+    (deployment,) = _of_kind(built, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["ports"][0]["containerPort"] == settings.port
+    assert settings.bind == "0.0.0.0"  # noqa: S104 - the NetworkPolicy says who may come in
+    assert settings.lease_namespace == deployment["metadata"]["namespace"] == "capn-system"
+    assert set(settings.endpoints) == {"libvirt", "memory"}
+    assert pod["volumes"][0]["configMap"]["name"] == config_map["metadata"]["name"]
+    mount = container["volumeMounts"][0]["mountPath"]
+    assert container["args"] == ["run", f"--settings={mount}/settings.yaml"]
+
+
+def test_samples_are_taken_as_files_and_as_a_kustomization(kubectl: Kubectl, crds: list[str], namespace: str) -> None:
+    assert crds
+    samples = str(CONFIG / "samples")
+    for argument in ("-f", "-k"):
+        assert "nestedcluster.capn.dev/demo" in kubectl("-n", namespace, "apply", "--dry-run=server", argument, samples)
+
+
+def test_optional_parts_build(kubectl: Kubectl) -> None:
+    (monitor,) = yaml.safe_load_all(kubectl("kustomize", str(CONFIG / "prometheus")))
+    assert monitor["spec"]["endpoints"][0]["port"] == "metrics"
+    (config_map,) = yaml.safe_load_all(kubectl("kustomize", str(CONFIG / "argocd")))
+    assert set(config_map["data"]) == {
+        "resource.customizations.health.capn.dev_NestedCluster",
+        "resource.customizations.health.capn.dev_NestedMachine",
+    }

@@ -1,0 +1,181 @@
+"""Create, settle, pause, scale, delete: the whole of it over doubles, each step's writes counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from capn.api.resources import NESTED_MACHINE, NODE, SECRET
+from capn.providers.base import MachineState
+from tests.harness.scenario import NAMESPACE_NAME, Scenario
+
+ONE_WORKER = [{"name": "md", "replicas": 1}]
+
+
+async def test_cluster_becomes_ready_with_all_secrets_and_nodes(scenario: Scenario) -> None:
+    await scenario.create(workers=ONE_WORKER)
+    await scenario.ready()
+    cluster = await scenario.cluster()
+    assert cluster is not None
+    status = cluster["status"]
+    assert status["phase"] == "Ready"
+    assert status["machines"] == {"desired": 2, "created": 2, "ready": 2}
+    assert status["version"] == "v1.37.2"
+    assert status["observedGeneration"] == cluster["metadata"]["generation"]
+    false = [entry["type"] for entry in status["conditions"] if entry["status"] != "True"]
+    assert sorted(false) == ["Paused", "Reconciling", "Stalled"]
+    for suffix in ("ca", "etcd", "proxy", "sa", "kubeconfig"):
+        secret = await scenario.secret(f"c1-{suffix}")
+        assert secret is not None
+        assert secret["type"] == "cluster.x-k8s.io/secret"
+    child = scenario.world.clusters[cluster["metadata"]["uid"]].api
+    nodes = {node["metadata"]["name"]: node for node in (await child.list(NODE)).items}
+    assert sorted(nodes) == ["c1-cp-0", "c1-md-0"]
+    machine = await scenario.machine("c1-md-0")
+    assert machine is not None
+    assert nodes["c1-md-0"]["spec"]["providerID"] == machine["status"]["providerID"]
+    assert "node-role.kubernetes.io/worker" in nodes["c1-md-0"]["metadata"]["labels"]
+
+
+async def test_settled_cluster_makes_no_writes_not_even_after_a_restart(scenario: Scenario) -> None:
+    await scenario.create(workers=ONE_WORKER)
+    await scenario.ready()
+    before = scenario.api.writes
+    await scenario.settle()
+    await scenario.restart()
+    await scenario.settle()
+    assert scenario.api.writes == before
+
+
+async def test_bootstrap_secrets_are_taken_back_after_the_join(scenario: Scenario) -> None:
+    await scenario.create(workers=ONE_WORKER)
+    await scenario.ready()
+    assert all(vm.seed is None for vm in scenario.world.machines.values())
+    cluster = await scenario.cluster()
+    assert cluster is not None
+    child = scenario.world.clusters[cluster["metadata"]["uid"]].api
+    tokens = [
+        secret["metadata"]["name"]
+        for secret in (await child.list(SECRET, namespace="kube-system")).items
+        if secret["metadata"]["name"].startswith("bootstrap-token-")
+    ]
+    assert tokens == []
+
+
+async def test_delete_leaves_nothing(scenario: Scenario) -> None:
+    await scenario.create(workers=ONE_WORKER)
+    await scenario.ready()
+    await scenario.delete()
+    await scenario.gone()
+    assert scenario.world.machines == {}
+    assert scenario.world.clusters == {}
+    assert (await scenario.api.list(SECRET)).items == []
+
+
+async def test_delete_works_while_the_hypervisor_was_down_for_a_while(scenario: Scenario) -> None:
+    await scenario.create(workers=ONE_WORKER)
+    await scenario.ready()
+    scenario.provider.set_down(True)
+    await scenario.delete()
+
+    async def says_why() -> bool:
+        return (await scenario.condition("c1-md-0", "Deleting", of="machine")).get("reason") == "HypervisorUnreachable"
+
+    await scenario.until(says_why)
+    scenario.provider.set_down(False)
+    await scenario.gone()
+
+
+async def test_delete_works_without_secrets(scenario: Scenario) -> None:
+    await scenario.create(workers=ONE_WORKER)
+    await scenario.ready()
+    for secret in (await scenario.api.list(SECRET)).items:
+        await scenario.user.delete(SECRET, secret["metadata"]["name"], NAMESPACE_NAME)
+    await scenario.delete()
+    await scenario.gone()
+
+
+async def test_delete_in_mid_boot(scenario: Scenario) -> None:
+    await scenario.create(workers=ONE_WORKER)
+    await scenario.until(lambda: scenario.world.machines)
+    await scenario.delete()
+    await scenario.gone()
+
+
+async def test_pause_stops_writes_and_says_so(scenario: Scenario) -> None:
+    await scenario.create(paused=True)
+
+    async def is_paused() -> bool:
+        return (await scenario.condition("c1", "Paused")).get("status") == "True"
+
+    await scenario.until(is_paused)
+    await scenario.settle()
+    assert scenario.world.machines == {}
+    assert await scenario.secret("c1-ca") is None
+    await scenario.patch("c1", {"paused": False})
+    await scenario.ready()
+    assert (await scenario.condition("c1", "Paused"))["status"] == "False"
+
+
+async def test_workers_scale_up_and_down_and_their_nodes_go(scenario: Scenario) -> None:
+    await scenario.create(workers=ONE_WORKER)
+    await scenario.ready()
+    await scenario.patch("c1", {"workers": [{"name": "md", "replicas": 3}]})
+
+    async def has_workers(count: int) -> bool:
+        cluster = await scenario.cluster()
+        return cluster is not None and cluster["status"]["workers"] == {
+            "desired": count,
+            "created": count,
+            "ready": count,
+        }
+
+    await scenario.until(lambda: has_workers(3))
+    await scenario.patch("c1", {"workers": ONE_WORKER})
+    await scenario.until(lambda: has_workers(1))
+    cluster = await scenario.cluster()
+    assert cluster is not None
+    child = scenario.world.clusters[cluster["metadata"]["uid"]].api
+    assert [node["metadata"]["name"] for node in (await child.list(NODE)).items] == ["c1-cp-0", "c1-md-0"]
+    assert [vm.ref.name for vm in scenario.world.machines.values()] == ["c1-cp-0", "c1-md-0"]
+
+
+async def test_three_control_planes_join_one_after_the_other(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await scenario.ready()
+    machines = (await scenario.api.list(NESTED_MACHINE)).items
+    assert [machine["metadata"]["name"] for machine in machines] == ["c1-cp-0", "c1-cp-1", "c1-cp-2"]
+
+
+async def test_stopped_machine_is_started_again_and_keeps_its_node(scenario: Scenario) -> None:
+    await scenario.create(workers=ONE_WORKER)
+    await scenario.ready()
+    ref = await scenario.machine_ref("c1-md-0")
+    scenario.provider.crash(ref, MachineState.STOPPED)
+    await scenario.until(lambda: scenario.world.machines[ref.uid].state is MachineState.RUNNING)
+    await scenario.ready()
+
+
+@pytest.mark.parametrize("when", ["before the join", "after the join"])
+async def test_machine_removed_behind_our_back(scenario: Scenario, when: str) -> None:
+    await scenario.create(workers=ONE_WORKER)
+    if when == "after the join":
+        await scenario.ready()
+        ref = await scenario.machine_ref("c1-md-0")
+        scenario.provider.remove(ref)
+
+        async def is_lost() -> bool:
+            found = await scenario.condition("c1-md-0", "InfrastructureReady", of="machine")
+            return found.get("reason") == "MachineLost"
+
+        await scenario.until(is_lost)
+
+        async def cluster_says_so() -> bool:
+            return (await scenario.condition("c1", "Ready")).get("reason") == "MachineLost"
+
+        await scenario.until(cluster_says_so)
+        return
+    await scenario.until(lambda: scenario.world.machines)
+    uid, vm = next(iter(scenario.world.machines.items()))
+    scenario.provider.remove(vm.ref)
+    await scenario.ready()
+    assert uid in scenario.world.machines
