@@ -1,7 +1,7 @@
 """A bare client of the API server, for the harness and the floor: aiohttp and msgspec, nothing between.
 
-Role: the shortest way from Python to an API server, so that what it costs can be taken off from what capn costs. Inputs:
-a kubeconfig of the embedded parent; outputs: bytes. Must not: be used by capn, retry, or hide a refusal.
+Role: the shortest way from Python to an API server, so that what it costs can be taken off from what capn costs.
+Inputs: a kubeconfig of the embedded parent; outputs: bytes. Must not: be used by capn, retry, or hide a refusal.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Api:
 @asynccontextmanager
 async def connect(kubeconfig: Path) -> AsyncIterator[Api]:
     """A session as the kubeconfig's client certificate says."""
-    document = yaml.safe_load(kubeconfig.read_text())
+    document = yaml.safe_load(kubeconfig.read_text())  # noqa: ASYNC240 - once, at the start
     server = document["clusters"][0]["cluster"]
     context = _build_context(server, document["users"][0]["user"])
     connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=context)

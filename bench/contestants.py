@@ -14,6 +14,8 @@ import yaml
 FLOOR = "floor"
 KOPF = "kopf"
 CAPN = "capn"
+# capn again, in a process that can restart its manager without losing the simulated machines: for B3 alone.
+CAPN_HOST = "capn-host"
 NAMES = (FLOOR, KOPF, CAPN)
 REPO = Path(__file__).resolve().parent.parent
 
@@ -28,18 +30,20 @@ class Contestant:
 
 def build_contestant(name: str, *, directory: Path, kubeconfig: Path) -> Contestant:
     """The named contestant for this parent. KeyError for an unknown name."""
+    settings = directory / "settings.yaml"
     argv = {
         FLOOR: ("-m", "bench.floor", str(kubeconfig)),
         KOPF: ("-m", "bench.kopf_operator", str(kubeconfig)),
-        CAPN: ("-m", "capn", "run", "--kubeconfig", str(kubeconfig), "--settings", str(directory / "settings.yaml")),
+        CAPN: ("-m", "capn", "run", "--kubeconfig", str(kubeconfig), "--settings", str(settings)),
+        CAPN_HOST: ("-m", "bench.capn_host", str(kubeconfig), str(settings)),
     }[name]
-    if name == CAPN:
-        (directory / "settings.yaml").write_text(yaml.safe_dump(build_settings()))
+    if name in {CAPN, CAPN_HOST}:
+        settings.write_text(yaml.safe_dump(build_settings()))
     return Contestant(name, (sys.executable, *argv))
 
 
 def build_settings() -> dict[str, object]:
-    """capn's settings: simulated machines that boot at once; no Lease, so that a count of writes is the job's alone."""
+    """Settings for capn: simulated machines that boot at once; no Lease, so that only the job's writes are counted."""
     return {
         "endpoints": {"memory": {"bench": {"kind": "memory", "boot_s": 0}}},
         "leader_elect": False,

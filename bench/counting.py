@@ -1,7 +1,7 @@
 """What the API server and the kernel say of a run: requests by verb and resource, CPU seconds, memory.
 
-Role: reads the API server's `/metrics` and `/proc`; the parsing and the differences are pure. Inputs: metrics text, pids;
-outputs: counters. Must not: count what is not the controller's (Leases, the API server's own kinds).
+Role: reads the API server's `/metrics` and `/proc`; the parsing and the differences are pure. Inputs: metrics text,
+pids; outputs: counters. Must not: count what is not the controller's (Leases, the API server's own kinds).
 """
 
 from __future__ import annotations
@@ -92,9 +92,7 @@ class Cpu:
 
     def since(self, before: Cpu) -> Cpu:
         """What was used after `before`."""
-        return Cpu(
-            self.controller - before.controller, self.api_server - before.api_server, self.etcd - before.etcd
-        )
+        return Cpu(self.controller - before.controller, self.api_server - before.api_server, self.etcd - before.etcd)
 
 
 def read_cpu(pids: Mapping[str, int]) -> Cpu:

@@ -17,8 +17,8 @@ import msgspec
 from bench.api import Api, connect
 from bench.job import CLUSTER_PARTS as WHOLE
 from bench.job import MACHINE_PARTS as UP
-from bench.job import build_cluster_status as cluster_status
 from bench.job import Job, build_events, build_finalizer, build_identity
+from bench.job import build_cluster_status as cluster_status
 from bench.job import build_machine_status as machine_status
 from capn.api.resources import EVENT, NESTED_CLUSTER, NESTED_MACHINE, SECRET, Resource
 
@@ -27,26 +27,30 @@ SLOTS = asyncio.Semaphore(16)  # clusters at once: capn's workers of both kinds
 
 
 class Floor(NamedTuple):
+    """What all of it shares."""
+
     api: Api
     tasks: asyncio.TaskGroup
     newest: dict[str, Live]  # changed specs that wait, by name: one writer an object, and only the last change counts
     busy: set[str]
 
 
-
 async def put_status(floor: Floor, kind: Resource, live: Live, status: Live, became: Sequence[str] = ()) -> None:
+    """A status, and an Event for each condition that became true, not waited for."""
     await floor.api.apply(kind, {**build_identity(live), "status": status}, subresource="status")
     for event in build_events(live, became):
         floor.tasks.create_task(floor.api.create(EVENT, event))
 
 
 async def make_machine(floor: Floor, job: Job, manifest: Live) -> Live:
+    """A machine and its bootstrap Secret."""
     live: Live = msgspec.json.decode(await floor.api.create(NESTED_MACHINE, manifest))
     await floor.api.create(SECRET, job.build_bootstrap_secret(live))
     return live
 
 
 async def make_cluster(floor: Floor, live: Live) -> None:
+    """All writes of a cluster, in the order in which its facts depend on each other."""
     async with SLOTS:
         job = Job(live)
         init, join = job.build_machines()
@@ -55,15 +59,19 @@ async def make_cluster(floor: Floor, live: Live) -> None:
             await floor.api.create(SECRET, secret)
         first = await make_machine(floor, job, init)
         await put_status(floor, NESTED_CLUSTER, live, cluster_status(1, WHOLE[:3], ready=0), WHOLE[:3])
-        await put_status(floor, NESTED_MACHINE, first, machine_status(first, UP[:3]), UP[:3])
+        await put_status(floor, NESTED_MACHINE, first, machine_status(first, UP[:2]), UP[:2])
+        await put_status(floor, NESTED_MACHINE, first, machine_status(first, UP[:3]), UP[2:3])
         await put_status(floor, NESTED_CLUSTER, live, cluster_status(1, WHOLE[:5], ready=0), WHOLE[3:5])
         second = await make_machine(floor, job, join)
         await put_status(floor, NESTED_MACHINE, first, machine_status(first, UP), (UP[3], "Ready"))
-        await put_status(floor, NESTED_MACHINE, second, machine_status(second, UP), (*UP, "Ready"))
+        await put_status(floor, NESTED_CLUSTER, live, cluster_status(1, WHOLE[:6], ready=1))
+        await put_status(floor, NESTED_MACHINE, second, machine_status(second, UP[:2]), UP[:2])
+        await put_status(floor, NESTED_MACHINE, second, machine_status(second, UP), (*UP[2:], "Ready"))
         await put_status(floor, NESTED_CLUSTER, live, cluster_status(1, WHOLE, ready=2), ("Ready",))
 
 
 async def answer(floor: Floor, name: str) -> None:
+    """B6: a changed spec is answered by a status of that generation."""
     while (live := floor.newest.pop(name, None)) is not None:
         async with SLOTS:
             status = cluster_status(live["metadata"]["generation"], WHOLE, ready=2)
@@ -72,6 +80,7 @@ async def answer(floor: Floor, name: str) -> None:
 
 
 async def run(kubeconfig: Path) -> None:
+    """Until killed."""
     async with connect(kubeconfig) as api, asyncio.TaskGroup() as tasks:
         floor = Floor(api, tasks, {}, set())
         async for line in api.watch(NESTED_CLUSTER):

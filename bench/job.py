@@ -1,6 +1,6 @@
 """The job that all three contestants do: one NestedCluster, from the user's object to Ready.
 
-Role: pure content (objects, statuses, events) and its order, shared by the floor and kopf, and equal to what capn writes.
+Role: pure content (objects, statuses, events), shared by the floor and kopf, and of the size of what capn writes.
 Inputs: live objects and the time; outputs: dicts to write. Must not: do I/O, or save work that capn has to do: keys,
 cloud-init and kubeadm configuration come from capn's own builders.
 """

@@ -1,8 +1,8 @@
 """kopf doing the same job, in kopf's own way: a handler a change, status through its `patch`, children by a client.
 
-Role: the contestant that stands for a Python framework. It is given the same builders as the floor, and its children are
+Role: the contestant that stands for a Python framework. It has the same builders as the floor, and its children are
 written by the floor's bare client, so that only the framework differs. Must not: be slowed down on purpose: kopf's
-Events for log lines and its scanning for resources are off.
+Events for log lines and its scanning for resources are off, and facts that become known together are written together.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ async def create_machine(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None: 
 
 
 @kopf.on.field(*MACHINES, field="status.phase")
-async def follow_machine(body: kopf.Body, patch: kopf.Patch, new: str | None, **_: Any) -> None:  # noqa: ANN401
-    """The first machine's bootstrap initializes the cluster and lets the worker be made; the worker's makes it Ready."""
+async def follow_machine(body: kopf.Body, patch: kopf.Patch, new: Any, **_: Any) -> None:  # noqa: ANN401
+    """The first machine's bootstrap initializes the cluster and brings the worker; the worker's makes it Ready."""
     name, role = body["spec"]["clusterName"], body["spec"]["role"]
     live, job = _live(body, NESTED_MACHINE.kind), JOBS[name]
     cluster = {

@@ -18,7 +18,7 @@ import msgspec
 from bench.api import MERGE_PATCH, Api
 from bench.job import NAMESPACE, build_manifest
 from capn.api.resources import NESTED_CLUSTER
-from capn.errors import UnreachableError
+from capn.errors import ApiStatusError, UnreachableError
 from capn.kube.paths import build_path
 
 _CREATORS = 8
@@ -143,6 +143,14 @@ async def create_clusters(api: Api, names: Sequence[str]) -> float:
     return begun
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a load came to: changes a second that the API server took, and changes that it refused."""
+
+    rate: float
+    refused: int
+
+
 class Changer:
     """Changes specs, one cluster after the other; each change is a real one, so each makes a new generation."""
 
@@ -151,23 +159,24 @@ class Changer:
         self._slots = asyncio.Semaphore(_CHANGERS)
         self._turns = cycle([(name, policy) for policy in ("Orphan", "Delete") for name in names])
 
-    async def run(self, *, rate: float, seconds: float) -> float:
-        """`rate` changes a second for so long, whether or not they are answered; the rate that was reached."""
+    async def run(self, *, rate: float, seconds: float) -> Load:
+        """`rate` changes a second for so long, answered or not; fewer when the API server takes no more."""
         begun = time.monotonic()
-        count = round(rate * seconds)
-        running: set[asyncio.Task[None]] = set()
-        for number in range(count):
-            await asyncio.sleep(max(0.0, begun + number / rate - time.monotonic()))
+        running: list[asyncio.Task[bool]] = []
+        while (due := len(running) / rate) < seconds and time.monotonic() - begun < seconds:
+            await asyncio.sleep(max(0.0, begun + due - time.monotonic()))
             await self._slots.acquire()
-            task = asyncio.create_task(self._change(*next(self._turns)))
-            running.add(task)
-            task.add_done_callback(running.discard)
-        await asyncio.gather(*running)
-        return count / (time.monotonic() - begun)
+            running.append(asyncio.create_task(self._change(*next(self._turns))))
+        taken = await asyncio.gather(*running)
+        return Load(rate=sum(taken) / (time.monotonic() - begun), refused=len(taken) - sum(taken))
 
-    async def _change(self, name: str, policy: str) -> None:
+    async def _change(self, name: str, policy: str) -> bool:
+        """Whether the API server took it."""
         path = build_path(NESTED_CLUSTER, namespace=NAMESPACE, name=name)
         try:
             await self._api.call("PATCH", path, {"spec": {"deletionPolicy": policy}}, content_type=MERGE_PATCH)
+        except (ApiStatusError, TimeoutError):
+            return False
         finally:
             self._slots.release()
+        return True

@@ -1,13 +1,16 @@
 """One contestant on one fresh API server: starts both, puts the load on, reads the counters.
 
-Role: the course of a measurement. Inputs: a plan, binaries, a directory; outputs: `Round` and `Quiet`. Must not: judge, or
-leave a process behind.
+Role: the course of a measurement. Inputs: a plan, binaries, a directory; outputs: `Round` and `Quiet`. Must not:
+judge, or leave a process behind.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ import yaml
 
 from bench.api import Api, connect
 from bench.contestants import REPO, build_contestant
-from bench.counting import STATE_RESOURCES, Cpu, Requests, parse_requests, read_cpu, read_rss_mib
+from bench.counting import Cpu, Requests, parse_requests, read_cpu, read_rss_mib
 from bench.load import Changer, Observer, create_clusters, observe
 from bench.results import Latency, Quiet, Round, quantile
 from capn.api.resources import CRD, NESTED_CLUSTER, NESTED_MACHINE, Resource
@@ -183,16 +186,17 @@ async def _measure_latencies(stage: Stage, plan: Plan, names: Sequence[str]) -> 
     measured, changer = [], Changer(stage.api, names)
     for rate in plan.rates:
         stage.observer.forget()
-        reached = await changer.run(rate=rate, seconds=plan.rate_seconds)
+        load = await changer.run(rate=rate, seconds=plan.rate_seconds)
         await stage.observer.until(lambda: stage.observer.unanswered == 0, limit_s=plan.limit_s)
         values = stage.observer.latencies
         measured.append(
             Latency(
                 wanted_rate=rate,
-                reached_rate=reached,
+                reached_rate=load.rate,
                 count=len(values),
                 p50_ms=quantile(values, 0.5) * _MS,
                 p99_ms=quantile(values, 0.99) * _MS,
+                refused=load.refused,
                 unanswered=stage.observer.unanswered,
             )
         )
@@ -201,42 +205,49 @@ async def _measure_latencies(stage: Stage, plan: Plan, names: Sequence[str]) -> 
 
 
 async def measure_quiet(stage: Stage, plan: Plan) -> list[Quiet]:
-    """B3: a rest, then a restart, with the clusters that are there."""
-    before = await stage.look()
-    await asyncio.sleep(plan.rest_seconds)
-    rest = build_quiet("at rest", before, await stage.look(), clusters=len(stage.observer.ready), s=plan.rest_seconds)
-    await stage.stop()
-    before = parse_requests((await stage.api.call("GET", "/metrics")).decode()), Cpu(0, 0, 0)
-    begun = time.monotonic()
-    stage.start()
-    await _wait_watching(stage)
+    """B3: a rest, then a restart, with as many clusters as the plan says."""
+    names = [f"c-{index:04d}" for index in range(plan.clusters)]
+    await create_clusters(stage.api, names)
+    if not await stage.observer.until(lambda: stage.observer.ready >= set(names), limit_s=plan.limit_s):
+        raise TerminalError(f"{stage.name} did not make {plan.clusters} clusters Ready in {plan.limit_s:.0f} s")
     await stage.settle(quiet_s=5 * _QUIET_S)
-    after = await stage.look()
-    seconds = time.monotonic() - begun
-    return [rest, build_quiet("restart", before, after, clusters=len(stage.observer.ready), s=seconds)]
+    return [await _measure_rest(stage, plan.rest_seconds), await _measure_restart(stage)]
 
 
-async def _wait_watching(stage: Stage) -> None:
-    """Wait until the restarted contestant watches machines, which only it does."""
-    deadline = time.monotonic() + _START_LIMIT_S
-    while not (await stage.look())[0].watches["nestedmachines"]:
-        if time.monotonic() > deadline:
-            raise TerminalError(f"{stage.name} does not watch again {_START_LIMIT_S:.0f} s after its restart")
+async def _measure_rest(stage: Stage, seconds: float) -> Quiet:
+    before = await stage.look()
+    await asyncio.sleep(seconds)
+    return build_quiet("at rest", before, await stage.look(), clusters=len(stage.observer.ready), seconds=seconds)
+
+
+async def _measure_restart(stage: Stage) -> Quiet:
+    """A new manager, client and caches in the same process, so that the simulated machines live on as real ones do."""
+    before = await stage.look()
+    begun = time.monotonic()
+    os.kill(stage.pids()["controller"], signal.SIGHUP)
+    while (await stage.look())[0].since(before[0]).reads("LIST") == {}:
+        if time.monotonic() > begun + _START_LIMIT_S:
+            raise TerminalError(f"{stage.name} lists nothing {_START_LIMIT_S:.0f} s after its restart")
         await asyncio.sleep(0.5)
+    await stage.settle(quiet_s=5 * _QUIET_S)
+    after, seconds = await stage.look(), time.monotonic() - begun
+    return build_quiet("restart", before, after, clusters=len(stage.observer.ready), seconds=seconds)
 
 
-def build_quiet(what: str, before: tuple[Requests, Cpu], after: tuple[Requests, Cpu], *, clusters: int, s: float) -> Quiet:
-    """The difference of two looks."""
+def build_quiet(
+    what: str, before: tuple[Requests, Cpu], after: tuple[Requests, Cpu], *, clusters: int, seconds: float
+) -> Quiet:
+    """The difference of two looks, without the harness's own watch."""
     made = after[0].since(before[0])
+    watches = made.watches - Counter({NESTED_CLUSTER.plural: 1})
     return Quiet(
         what=what,
         clusters=clusters,
-        seconds=s,
+        seconds=seconds,
         state_writes=made.writes(),
         event_writes=made.writes(events=True),
         gets=made.reads("GET"),
         lists=made.reads("LIST"),
-        ended_watches=made.reads("WATCH"),
-        watches={name: count for name, count in made.watches.items() if name in STATE_RESOURCES and count},
+        watches={name: watches[name] for name in (NESTED_CLUSTER.plural, NESTED_MACHINE.plural)},
         controller_cpu_s=after[1].controller - before[1].controller,
     )

@@ -11,13 +11,14 @@ import msgspec
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """B6 at one rate. Times in milliseconds; `unanswered` changes got no status before the time was over."""
+    """B6 at one rate, in milliseconds. `refused` changes were not taken, `unanswered` ones got no status in time."""
 
     wanted_rate: float
     reached_rate: float
     count: int
     p50_ms: float
     p99_ms: float
+    refused: int
     unanswered: int
 
 
@@ -45,7 +46,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quiet(msgspec.Struct, frozen=True, kw_only=True):
-    """B3: what was asked of the API server while nothing happened, or over a restart. `watches` are those open after."""
+    """B3: what was asked of the API server while nothing happened, or over a restart. `watches` are open after it."""
 
     what: str
     clusters: int
@@ -54,7 +55,6 @@ class Quiet(msgspec.Struct, frozen=True, kw_only=True):
     event_writes: dict[str, int]
     gets: dict[str, int]
     lists: dict[str, int]
-    ended_watches: dict[str, int]
     watches: dict[str, int]
     controller_cpu_s: float
 

@@ -20,7 +20,7 @@ from capn.errors import InvalidSpecError
 
 
 def cache_dir() -> Path:
-    """Where everything built or downloaded is kept between runs: $CAPN_CACHE, or capn/ in the user's cache directory."""
+    """Where what was built or downloaded is kept between runs: $CAPN_CACHE, or capn/ in the user's cache directory."""
     if explicit := os.environ.get("CAPN_CACHE"):
         return Path(explicit)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -101,9 +101,7 @@ def load_settings(path: Path | None) -> Settings:
     if not isinstance(data, dict):
         raise InvalidSpecError("--settings", f"{path} must hold a mapping of settings")
     if unknown := set(data) - set(Settings.model_fields):
-        raise InvalidSpecError(
-            sorted(unknown)[0], f"unknown setting in {path}; known: {', '.join(Settings.model_fields)}"
-        )
+        raise InvalidSpecError(min(unknown), f"unknown setting in {path}; known: {', '.join(Settings.model_fields)}")
     try:
         return Settings(**data)
     except ValidationError as error:

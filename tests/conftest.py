@@ -17,9 +17,9 @@ import pytest
 
 from capn.dev import processes
 from capn.dev.parent import Parent
+from capn.dev.supplies import choose_source
 from capn.kube.client import KubeClient
 from capn.kube.connect import connect_kubeconfig
-from capn.dev.supplies import choose_source
 from capn.parts.catalogue import CONTROL_PLANE_NAMES, select_parts
 from capn.parts.ensure import find_parts
 from capn.settings import cache_dir
@@ -104,7 +104,7 @@ class Kubectl:
         assert done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}{done.stdout}"
         return done.stdout
 
-    def json(self, *args: str) -> Any:  # noqa: ANN401 - JSON
+    def json(self, *args: str) -> Any:
         """Run with `-o json` and parse."""
         return json.loads(self(*args, "-o", "json"))
 

@@ -18,7 +18,7 @@ SUBDOMAIN = rf"{LABEL}(\.{LABEL})*"
 NAME_PART = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
 VERSION = r"v1\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})"
 QUANTITY = "[1-9][0-9]{0,9}(Mi|Gi|Ti)"
-ARG_NAME = "[a-z][-a-z0-9]*"
+ARG_NAME = "[a-z][-a-z0-9]{0,62}"
 CONTROL_CHARACTERS = r"[\x00-\x1f\x7f]"
 
 _OCTET = "(0|[1-9][0-9]{0,2})"

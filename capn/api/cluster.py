@@ -16,9 +16,8 @@ from capn.api import crd_rules as rules
 from capn.api.machine_template import Infrastructure, Labels, Machine, Taints, Version
 from capn.api.meta import Conditions, Model, ObjectMeta, RuledModel
 
-ArgName = Annotated[str, Field(min_length=1, max_length=63)]
 ArgValue = Annotated[str, Field(max_length=4096), rules.ARG_VALUE]
-ExtraArgs = Annotated[dict[ArgName, ArgValue], Field(max_length=64), BeforeValidator(rules.drop_nulls), rules.ARG_NAMES]
+ExtraArgs = Annotated[dict[str, ArgValue], Field(max_length=64), BeforeValidator(rules.drop_nulls), rules.ARG_NAMES]
 Cidr = Annotated[str, Field(max_length=43), *rules.CIDR_RULES]
 San = Annotated[str, Field(min_length=1, max_length=253), rules.SANS]
 

@@ -95,12 +95,12 @@ class ConditionSet:
 
 
 def overlay(
-    previous: Sequence[Condition], kind: str, reason: str, message: str, *, now: str, generation: int
+    previous: Sequence[Condition], kind: str, why: tuple[str, str], *, now: str, generation: int
 ) -> list[Condition]:
-    """The previous conditions with `kind` True and Ready False for that reason: an object that is paused or going."""
+    """The previous conditions with `kind` True and Ready False, both for `why`: an object that is paused or going."""
     conditions = ConditionSet(previous, now=now, generation=generation)
-    conditions.set(kind, "True", reason, message)
-    conditions.set("Ready", "False", reason, message)
+    conditions.set(kind, "True", *why)
+    conditions.set("Ready", "False", *why)
     return [*conditions.build(), *(kept for kept in previous if conditions.get(kept.type) is None)]
 
 

@@ -114,6 +114,9 @@ def build_structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
         rules = [rule for rule in node.get(CEL_KEY, ()) if rule not in rules] + rules
         merged = {**node, **merged}
         node = _target(node, definitions)
+    if "propertyNames" in merged:
+        # Structural schemas cannot say it: pydantic would refuse keys that the API server takes.
+        raise ValueError(f"limit the keys of {merged.get('description', 'a map')!r} by a Rule, not by their type")
     built = {key: merged[key] for key in _KEPT if merged.get(key) is not None}
     _close_number_enum(built)
     if "items" in merged:

@@ -192,7 +192,7 @@ SANS = Rule(
 )
 ARG_NAMES = Rule(
     f"self.all(name, name.matches(r'^{checks.ARG_NAME}$'))",
-    "write argument names in lower case without leading dashes, such as audit-log-maxage",
+    "write argument names in lower case without leading dashes, at most 63 long, such as audit-log-maxage",
     holds=lambda args: all(checks.full_match(checks.ARG_NAME, name) for name in args),
 )
 ARG_VALUE = Rule(

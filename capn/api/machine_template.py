@@ -25,11 +25,8 @@ VERSION_PATTERN = f"^{checks.VERSION}$"
 
 Quantity = Annotated[str, Field(max_length=16), rules.QUANTITY]
 Version = Annotated[str, Field(max_length=16), rules.VERSION]
-LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
 LabelValue = Annotated[str, Field(max_length=63), rules.LABEL_VALUE]
-Labels = Annotated[
-    dict[LabelKey, LabelValue], Field(max_length=64), BeforeValidator(rules.drop_nulls), *rules.LABEL_KEYS
-]
+Labels = Annotated[dict[str, LabelValue], Field(max_length=64), BeforeValidator(rules.drop_nulls), *rules.LABEL_KEYS]
 
 
 class InfrastructureKind(StrEnum):

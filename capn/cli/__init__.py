@@ -1,1 +1,1 @@
-
+"""The `capn` command: the only composition root."""

@@ -214,8 +214,8 @@ def main() -> None:
     """Entry point: run the command; an error becomes one line on stderr and a stable exit code."""
     try:
         app()
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last place: nobody else would tell
         if "--debug" in sys.argv[1:]:
             traceback.print_exception(unwrap(error))
-        print(describe(error), file=sys.stderr)
+        sys.stderr.write(f"{describe(error)}\n")
         sys.exit(exit_code(error))

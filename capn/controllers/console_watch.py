@@ -95,7 +95,8 @@ class ConsoleWatch:
         before = self._latest.get(ref.uid)
         self._latest[ref.uid] = report
         if before is None or (before.stage, before.state) != (report.stage, report.state):
-            log.info("guest", machine=ref.name, stage=report.stage, state=str(report.state))
+            where = {"namespace": ref.cluster.namespace, "machine": ref.name}
+            log.info("guest", **where, stage=report.stage, state=str(report.state))
             ends = report.state is not ReportState.RUNNING and (before is None or before.state is not report.state)
             self._wake(ref, 0.0 if ends else STAGE_DELAY_S)
         elif before.tail != report.tail:

@@ -10,24 +10,20 @@ from typing import Any
 from capn import names
 from capn.api.meta import ObjectMeta
 from capn.api.resources import Resource
+from capn.errors import ConflictError
 from capn.kube.client import KubeClient
 
 
 async def add_finalizer(client: KubeClient, resource: Resource, meta: ObjectMeta) -> dict[str, Any]:
-    """Apply only our entry (the list is a set to the API server). Conflict when the object is another one by now."""
-    return await client.apply(
-        resource,
-        {
-            "apiVersion": resource.api_version,
-            "kind": resource.kind,
-            "metadata": {
-                "name": meta.name,
-                "namespace": meta.namespace,
-                "uid": meta.uid,
-                "finalizers": [names.FINALIZER],
-            },
-        },
-    )
+    """Put our entry on the list as it was last seen. ConflictError when the object has changed or gone since.
+
+    Not by server-side apply: an apply of the finalizer alone would take back every other field that capn applied.
+    """
+    patch = {"metadata": {"finalizers": [*meta.finalizers, names.FINALIZER], "resourceVersion": meta.resource_version}}
+    written = await client.merge_patch(resource, meta.name, meta.namespace, patch)
+    if written is None:
+        raise ConflictError(f"{resource.kind} {meta.name} is gone")
+    return written
 
 
 async def remove_finalizer(client: KubeClient, resource: Resource, meta: ObjectMeta) -> None:

@@ -21,6 +21,7 @@ from capn.controllers.provider_changes import ProviderChanges
 from capn.controllers.wakers import cluster_of, index_by_cluster, on_removal, only_when, opens_gate
 from capn.kube.client import KubeClient
 from capn.kube.decode import Object
+from capn.kube.http import HttpKubeClient
 from capn.providers.base import MachineRef
 from capn.runtime.clock import utc_now
 from capn.runtime.controller import Controller, Key
@@ -120,6 +121,8 @@ class Controllers:
 def build_manager(client: KubeClient, settings: Settings, providers: Providers) -> Manager:
     """Everything that `capn run` runs. `client` and `providers` stay the caller's to close."""
     metrics = Metrics()
+    if isinstance(client, HttpKubeClient):
+        client.on_request = metrics.observe_request
     elector = None
     if settings.leader_elect:
         elector = LeaderElector(client, namespace=settings.lease_namespace, metrics=metrics)

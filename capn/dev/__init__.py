@@ -1,1 +1,1 @@
-
+"""Development environments: embedded parent, private hypervisor, the demo."""

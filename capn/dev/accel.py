@@ -1,7 +1,7 @@
 """KVM or software emulation for a development environment.
 
-Role: turns the user's wish and the probe's answers into one setting, and says why. Must not: choose KVM because a device
-file exists.
+Role: turns the user's wish and the probe's answers into one setting, and says why. Must not: choose KVM because a
+device file exists.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def choose_accel(wish: Literal["auto", "kvm", "emulate"], report: Report) 
     if wish != "auto":
         report(f"machines run by {wish}, as asked")
         return wish
-    if not _KVM_DEVICE.exists():
+    if not _KVM_DEVICE.exists():  # noqa: ASYNC240 - one look at a device file
         report("machines run by software emulation: there is no /dev/kvm")
         return _FALLBACK
     report("/dev/kvm is there; trying whether a kernel boots with it")

@@ -1,7 +1,7 @@
 """`make demo-clean`: takes an environment down to the last file, and looks whether anything is left.
 
-Role: deletes the clusters through the API first (that is part of what the demo shows), then stops everything, then looks.
-Inputs: a `DevState`, at any half state. Must not: stop at the first thing that does not work, or call a leak clean.
+Role: deletes the clusters through the API first (that is part of what the demo shows), then stops everything, then
+looks. Inputs: a `DevState`, at any half state. Must not: stop at the first failure, or call a leak clean.
 """
 
 from __future__ import annotations
@@ -15,23 +15,27 @@ from capn.dev.parent_flags import PROGRAMS
 from capn.dev.progress import Progress
 from capn.dev.state import DevState
 from capn.errors import CapnError, TerminalError
+from capn.parts.process import run
 from capn.parts.source import Report
 
 _DELETE_LIMIT_S = 300
+# Volumes of node images stay after their clusters, for the next one; they go with the hypervisor.
+IMAGE_PREFIX = "capn-node-"
 
 
 async def clean(state: DevState, progress: Progress) -> None:
     """Remove the environment. TerminalError names what is left; running it again is fine."""
-    environment = Environment(state)
+    environment, left = Environment(state), list[str]()
     if state.directory.exists():
         with progress.step("Deleting child clusters through the API") as report:
-            await _delete_clusters(environment, report)
+            if await _delete_clusters(environment, report):
+                left += await _find_machines(environment)
         with progress.step("Stopping controller, hypervisor and parent"):
             await processes.stop(state.controller, CONTROLLER, grace_s=30.0)
             await asyncio.to_thread(environment.hypervisor().stop)
             await environment.parent().down()
     with progress.step("Looking for leftovers") as report:
-        left = await find_leftovers(environment)
+        left += await find_leftovers(environment)
         environment.remove_files()
         if state.directory.exists():
             left.append(f"directory {state.directory}")
@@ -40,17 +44,17 @@ async def clean(state: DevState, progress: Progress) -> None:
         report("no domain, volume, network, process, mount or file is left")
 
 
-async def _delete_clusters(environment: Environment, report: Report) -> None:
-    """Through the API if it answers. Failing is reported, not fatal: the hypervisor takes its machines with it."""
+async def _delete_clusters(environment: Environment, report: Report) -> bool:
+    """Whether all were deleted through the API. Failing is not fatal: the hypervisor takes its machines with it."""
     if len(environment.parent().running()) != len(PROGRAMS):
         report("the parent does not run; what is left goes with the hypervisor")
-        return
+        return False
     try:
         kubectl = environment.kubectl
         names = (await kubectl.run("get", "nestedclusters", "-A", "-o", "name")).split()
         if not names:
             report("there are none")
-            return
+            return False
         if not processes.find(environment.state.controller, CONTROLLER):
             await environment.start_controller(report)
         limit = f"--timeout={_DELETE_LIMIT_S}s"
@@ -61,6 +65,22 @@ async def _delete_clusters(environment: Environment, report: Report) -> None:
             report(line)
     except CapnError as error:
         report(f"could not: {error}")
+        return False
+    return True
+
+
+async def _find_machines(environment: Environment) -> list[str]:
+    """What the controller left in the hypervisor although it said that everything was deleted."""
+    hypervisor = environment.hypervisor()
+    if not hypervisor.running():
+        return []
+    left = []
+    for what, *query in (("domain", "list", "--all", "--name"), ("network", "net-list", "--all", "--name")):
+        finished = await run(["virsh", "--quiet", "--connect", hypervisor.uri, *query])
+        left += [f"{what} {name}" for line in finished.tail if (name := line.strip())]
+    listed = await run(["virsh", "--quiet", "--connect", hypervisor.uri, "vol-list", "capn"])
+    names = [line.split()[0] for line in listed.tail if line.strip() and listed.status == 0]
+    return left + [f"volume {name}" for name in names if not name.startswith(IMAGE_PREFIX)]
 
 
 async def find_leftovers(environment: Environment) -> list[str]:

@@ -82,7 +82,7 @@ class Environment:
 
     @property
     def kubectl(self) -> Kubectl:
-        """kubectl for its parent. NotFoundError when kubectl is not in the cache yet."""
+        """The kubectl for its parent. NotFoundError when kubectl is not in the cache yet."""
         return Kubectl(find_programs(["kubectl"])["kubectl"], self.parent().kubeconfig)
 
     def parent(self) -> Parent:

@@ -41,8 +41,8 @@ def describe_object(obj: Mapping[str, Any]) -> list[str]:
     for condition in status.get("conditions", []):
         wanted = "False" if condition["type"] in _NEGATIVE else "True"
         if condition["status"] != wanted:
-            said = f"{condition['type']}={condition['status']} {condition.get('reason', '')}: {condition.get('message', '')}"
-            lines.append(f"    {said}")
+            why = f"{condition.get('reason', '')}: {condition.get('message', '')}"
+            lines.append(f"    {condition['type']}={condition['status']} {why}")
     bootstrap = status.get("bootstrap", {})
     if bootstrap:
         lines.append(f"    last bootstrap stage: {bootstrap.get('stage', '?')}")

@@ -56,9 +56,7 @@ def _bind_accounts(state: Path) -> None:
 def _enter(state: Path) -> None:
     """Give this mount namespace its own /proc, /run, /var, /etc/libvirt and accounts."""
     # The host's /proc is still mounted, so this is our pid as the host sees it.
-    (state / "init.pid").write_text(
-        str(Path("/proc/self").readlink())
-    )
+    (state / "init.pid").write_text(str(Path("/proc/self").readlink()))
     _mount("-t", "proc", "proc", "/proc")
     for kept in _KEEP_OF_RUN:
         _bind_kept(Path("/run", kept), state / "run" / kept)

@@ -25,16 +25,22 @@ class ObjectList:
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """One change. A BOOKMARK carries only a resourceVersion. An expired revision (410) ends the iterator with
-    `WatchExpiredError` instead of an event."""
+    """One change. A BOOKMARK carries only a resourceVersion.
+
+    An expired revision (410) ends the iterator with `WatchExpiredError` instead of an event.
+    """
 
     type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
     object: dict[str, Any]
 
 
 class KubeClient(Protocol):
-    """Typed verbs over one API server. Every call raises `UnreachableError` when there is no answer, `ConflictError`
-    on 409, `ApiStatusError` (with code) on other refusals; all within `timeout_s` of the client."""
+    """Typed verbs over one API server.
+
+    Every call raises `UnreachableError` when there is no answer, `ConflictError` on 409, `NotFoundError` on 404 (a
+    write into a namespace or to a status that does not exist), `ApiStatusError` (with code) on other refusals; all
+    within `timeout_s` of the client.
+    """
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         """The object, or None when there is none (404)."""
@@ -65,8 +71,12 @@ class KubeClient(Protocol):
     async def apply(
         self, resource: Resource, obj: Mapping[str, Any], *, subresource: str | None = None, force: bool = True
     ) -> dict[str, Any]:
-        """Server-side apply as field manager `capn`; `obj` holds only the fields we own, and its name and namespace.
-        A `metadata.uid` in it makes the write fail with ConflictError when the live object is another one (or none)."""
+        """Server-side apply as field manager `capn`.
+
+        `obj` holds ALL the fields that we own, and its name and namespace: a field of an earlier apply that is missing
+        now is removed. A `metadata.uid` in it makes the write fail with ConflictError when the live object is another
+        one (or none); an API server checks that for the status of a custom resource only after the write.
+        """
         ...
 
     async def merge_patch(

@@ -12,7 +12,10 @@ import inspect
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 import yaml
 
 from capn.errors import InvalidSpecError
@@ -20,6 +23,7 @@ from capn.kube.http import HttpKubeClient, Observer
 from capn.kube.transport import Transport
 
 _CONNECTIONS = 512  # watches and the requests of all workers at once
+_READ_BYTES = 2 * 1024 * 1024
 _TOKEN_FILE_S = 60.0  # the kubelet rotates a mounted token long before it expires
 # The library remembers its temporary files in a module global, so one load at a time.
 _loading = asyncio.Lock()
@@ -112,7 +116,8 @@ def _build_transport(configuration: Any) -> Transport:  # noqa: ANN401
 
     configuration.connection_pool_maxsize = _CONNECTIONS
     rest = RESTClientObject(configuration)
-    given = {"proxy": rest.proxy, "proxy_headers": rest.proxy_headers, "server_hostname": rest.server_hostname}
+    proxy = rest.proxy or _find_proxy(configuration.host)
+    given = {"proxy": proxy, "proxy_headers": rest.proxy_headers, "server_hostname": rest.server_hostname}
 
     async def authorize() -> dict[str, str]:
         settings = configuration.auth_settings()
@@ -122,10 +127,30 @@ def _build_transport(configuration: Any) -> Transport:  # noqa: ANN401
 
     return Transport(
         base_url=configuration.host.rstrip("/"),
-        session=rest.pool_manager,
+        session=_build_session(rest.pool_manager),
         authorize=authorize,
         request_args={name: value for name, value in given.items() if value},
     )
+
+
+def _build_session(theirs: aiohttp.ClientSession) -> aiohttp.ClientSession:
+    """The library's connections in a session of our own.
+
+    Its own asks one thread for ~/.netrc and another for the environment's proxy before every single request.
+    """
+    session = aiohttp.ClientSession(
+        connector=theirs.connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, read_bufsize=_READ_BYTES
+    )
+    theirs.detach()
+    return session
+
+
+def _find_proxy(server: str) -> str | None:
+    """The environment's proxy for this server, looked up once."""
+    url = urlsplit(server)
+    if url.hostname is None or proxy_bypass(url.hostname):
+        return None
+    return getproxies().get(url.scheme)
 
 
 def _forget_files() -> None:

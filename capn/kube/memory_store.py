@@ -69,6 +69,7 @@ class MemoryStore:
     _log: deque[tuple[Resource, Change]] = field(default_factory=deque)
     _subscribers: dict[Resource, list[Subscriber]] = field(default_factory=dict)
     _uids: int = 0
+    _owners: set[str] = field(default_factory=set)  # every UID that was ever named as an owner
 
     def find(self, resource: Resource, key: Key) -> Stored | None:
         """The object, or None."""
@@ -178,6 +179,7 @@ class MemoryStore:
         obj["metadata"]["resourceVersion"] = str(self.revision)
         data = encode(obj)
         stored = Stored(decode_object(data, resource), data, managers)
+        self._owners.update(owner.uid for owner in stored.object.metadata.owner_references)
         change = Change(self.revision, change_type, stored, before)
         self._log.append((resource, change))
         if len(self._log) > _LOG_LENGTH:
@@ -187,6 +189,8 @@ class MemoryStore:
         return stored
 
     def _collect(self, owner_uid: str) -> None:
+        if owner_uid not in self._owners:
+            return
         for resource, objects in list(self._objects.items()):
             for stored in list(objects.values()):
                 owners = [owner.uid for owner in stored.object.metadata.owner_references]

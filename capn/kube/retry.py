@@ -37,10 +37,24 @@ def _wait_s(state: RetryCallState) -> float:
 
 async def retry_blips(call: Callable[[], Awaitable[T]], *, idempotent: bool) -> T:
     """`call()`, again when it met a blip; the last error is raised as it is."""
+    try:
+        return await call()  # nearly always enough, and tenacity costs more than the rest of the client
+    except (OverloadedError, UnreachableError) as error:
+        if not _is_blip(error, idempotent=idempotent):
+            raise
+        first: Exception | None = error
+
+    async def again() -> T:
+        nonlocal first
+        if first is not None:
+            met, first = first, None
+            raise met  # counts as the first attempt
+        return await call()
+
     retrying = AsyncRetrying(
         stop=stop_after_attempt(ATTEMPTS),
         wait=_wait_s,
         retry=retry_if_exception(lambda error: _is_blip(error, idempotent=idempotent)),
         reraise=True,
     )
-    return await retrying(call)
+    return await retrying(again)

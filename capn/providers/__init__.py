@@ -1,1 +1,1 @@
-
+"""Providers: what makes and keeps machines, behind one Protocol."""

@@ -58,8 +58,11 @@ class MachineRef:
 
 @dataclass(frozen=True, slots=True)
 class MachineRequest:
-    """Desired machine. `bootstrap_data` is cloud-init user-data (secret; in memory and in the seed image only);
-    None means that the machine is past its bootstrap and needs no seed."""
+    """Desired machine.
+
+    `bootstrap_data` is cloud-init user-data (secret; in memory and in the seed image only); None means that the machine
+    is past its bootstrap and needs no seed.
+    """
 
     ref: MachineRef
     role: str  # names.ROLE_CONTROL_PLANE | names.ROLE_WORKER
@@ -132,7 +135,9 @@ class Provider(Protocol):
 
     def console(self, ref: MachineRef) -> AsyncIterator[bytes]:
         """The guest's serial console from now on, in chunks; ends when the VM stops or the stream breaks (reopen it).
-        Raises NotFoundError when there is no VM. At most one reader a machine is needed."""
+
+        Raises NotFoundError when there is no VM. At most one reader a machine is needed.
+        """
         ...
 
     def changes(self) -> AsyncIterator[MachineRef]:

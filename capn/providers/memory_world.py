@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Network
 
+from capn import names
 from capn.api.resources import Resource
 from capn.build.report import Report, ReportState
-from capn.errors import UnreachableError
+from capn.errors import TerminalError, UnreachableError
 from capn.kube.memory import MemoryKubeClient
 from capn.providers.base import ClusterRef, MachineRef, MachineRequest, MachineState
 
+# 10.100.0.0/24 to 10.199.255.0/24: apart from the usual networks of pods and Services.
 _FIRST_NETWORK = 100
 _NETWORKS_PER_BYTE = 256
+_NETWORKS = 100 * _NETWORKS_PER_BYTE
 _ENDPOINT_OFFSET = 10
 
 
@@ -98,20 +101,27 @@ class MemoryWorld:
         self.machines: dict[str, SimulatedMachine] = {}
         self.failures: dict[str, tuple[str, str]] = {}
         self.down = False
-        self._networks = 0
 
     def add_cluster(self, ref: ClusterRef) -> SimulatedCluster:
         """A network and an empty child for the cluster."""
-        number = self._networks
-        self._networks += 1
-        second, third = _FIRST_NETWORK + number // _NETWORKS_PER_BYTE, number % _NETWORKS_PER_BYTE
         cluster = SimulatedCluster(
             ref=ref,
-            subnet=IPv4Network(f"10.{second}.{third}.0/24"),
+            subnet=self._choose_subnet(ref.uid),
             api=MemoryKubeClient(clock=self.now, uid_seed=ref.uid),
         )
         self.clusters[ref.uid] = cluster
         return cluster
+
+    def _choose_subnet(self, uid: str) -> IPv4Network:
+        """The first free network from one that the UID picks: most often the same again in another process."""
+        taken = {cluster.subnet for cluster in self.clusters.values()}
+        start = int(names.build_short_id(uid), 16)
+        for step in range(_NETWORKS):
+            second, third = divmod((start + step) % _NETWORKS, _NETWORKS_PER_BYTE)
+            subnet = IPv4Network(f"10.{_FIRST_NETWORK + second}.{third}.0/24")
+            if subnet not in taken:
+                return subnet
+        raise TerminalError("the simulated hypervisor has no network left: delete clusters", reason="NetworksExhausted")
 
     def choose_address(self, cluster: SimulatedCluster, *, is_endpoint: bool) -> str:
         """The next machine's address; the endpoint's own for the first control plane."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,6 +91,7 @@ async def probe(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
         )
     except OSError as error:
         return result(f"cannot run {qemu} ({error.strerror}): install qemu-system-x86")
@@ -125,8 +128,9 @@ async def _read(process: asyncio.subprocess.Process, limit_s: float) -> tuple[by
     else:
         return bytes(output), True
     finally:
+        # The whole group: a wrapper around QEMU may have children that would keep the pipe open.
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         await process.communicate()
 
 

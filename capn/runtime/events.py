@@ -82,16 +82,21 @@ class EventRecorder:
 
     async def run(self) -> None:
         """Write events until cancelled; what waits then is still written, for a moment."""
+        writing: asyncio.Task[None] | None = None
         try:
             while True:
-                await self._write(await self._queue.get())
+                line = await self._queue.get()
+                writing = asyncio.create_task(self._write(line))
+                await asyncio.shield(writing)  # cut off in the middle, the line would be lost
         except asyncio.CancelledError:
-            await self._drain()
+            await self._drain(writing)
             raise
 
-    async def _drain(self) -> None:
+    async def _drain(self, writing: asyncio.Task[None] | None) -> None:
         try:
             async with asyncio.timeout(_DRAIN_S):
+                if writing is not None:
+                    await writing
                 while not self._queue.empty():
                     await self._write(self._queue.get_nowait())
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""What the provider contract needs of each provider beside the Protocol: to break things behind its back, and to look."""
+"""What the provider contract needs of a provider beside the Protocol: to break things behind its back, and to look."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def cluster_request(ref: ClusterRef, *, pod_cidr: str = "10.244.0.0/16") -> Clus
     return ClusterRequest(ref=ref, pod_cidr=pod_cidr, service_cidr="10.96.0.0/16")
 
 
-def control_plane(cluster: ClusterRef, **changes: Any) -> MachineRequest:
+def control_plane(cluster: ClusterRef, **changes: object) -> MachineRequest:
     name = names.control_plane_machine(cluster.name, 0)
     return machine_request(cluster, name, role=names.ROLE_CONTROL_PLANE, ordinal=0, **changes)
 
 
-def worker(cluster: ClusterRef, ordinal: int = 0, **changes: Any) -> MachineRequest:
+def worker(cluster: ClusterRef, ordinal: int = 0, **changes: object) -> MachineRequest:
     name = names.worker_machine(cluster.name, "pool", ordinal)
     return machine_request(cluster, name, role=names.ROLE_WORKER, ordinal=ordinal, **changes)
 
 
-def machine_request(cluster: ClusterRef, name: str, *, role: str, ordinal: int, **changes: Any) -> MachineRequest:
+def machine_request(cluster: ClusterRef, name: str, *, role: str, ordinal: int, **changes: object) -> MachineRequest:
     ref = MachineRef(cluster=cluster, name=name, uid=f"uid-of-{cluster.uid}-{name}")
     values: dict[str, Any] = {
         "ref": ref,
@@ -100,7 +100,10 @@ def user_data(ref: MachineRef) -> bytes:
 class Rig(Protocol):
     """A provider and hands behind its back."""
 
-    provider: Provider
+    @property
+    def provider(self) -> Provider:
+        """The provider under test."""
+        ...
 
     async def reopen(self) -> Provider:
         """Another provider on the same hypervisor, as a restarted controller has."""
@@ -201,7 +204,7 @@ class LibvirtRig:
             networks = sorted((network.name(), network.XMLDesc()) for network in conn.listAllNetworks())
             return domains, networks, self.volumes(conn)
 
-    def volumes(self, conn: Any) -> list[str]:
+    def volumes(self, conn: libvirt.virConnect) -> list[str]:
         """Volumes of machines; images stay."""
         return sorted(
             volume.name()

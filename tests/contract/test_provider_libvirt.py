@@ -1,4 +1,4 @@
-"""What only the libvirt provider must hold: nothing foreign touched, no secret outside the seed, no file of the host used."""
+"""What only the libvirt provider must hold: nothing foreign touched, no secret outside the seed, no host file used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import threading
 from collections.abc import AsyncIterator, Iterator
+from ipaddress import IPv4Network
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -38,10 +39,14 @@ from tests.unit.build.libvirt_samples import SAMPLES
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
 
-_FOREIGN = "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>32</memory><os><type>hvm</type></os></domain>"
+_FOREIGN = """
+<domain type="qemu"><name>{name}</name><uuid>{uuid}</uuid><memory unit="MiB">32</memory>
+<os><type>hvm</type></os></domain>
+"""
 _SHARED = """
 <network><name>shared</name><forward mode="nat"/><bridge name="capnshared"/>
-<ip address="10.77.0.1" netmask="255.255.255.0"><dhcp><range start="10.77.0.20" end="10.77.0.254"/></dhcp></ip></network>
+<ip address="10.77.0.1" netmask="255.255.255.0"><dhcp>
+<range start="10.77.0.20" end="10.77.0.254"/></dhcp></ip></network>
 """
 
 
@@ -95,7 +100,7 @@ def refusal(rig: LibvirtRig, kind: str, text: str) -> int | None:
                 pool = ensure_pool(Session(conn, threading.Event()), rig.endpoint)
                 pool.createXML(text, libvirt.VIR_STORAGE_VOL_CREATE_VALIDATE).delete()
         except libvirt.libvirtError as error:
-            return error.get_error_code()
+            return int(error.get_error_code())
     return None
 
 
@@ -349,5 +354,5 @@ async def test_a_vm_that_cannot_start_says_why_without_varying_text(rig: Libvirt
     await provider.close()
 
 
-def _network(text: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    return LibvirtEndpoint(network_pool=text).network_pool  # type: ignore[arg-type]
+def _network(text: str) -> IPv4Network:
+    return IPv4Network(text)

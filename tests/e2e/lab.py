@@ -30,7 +30,7 @@ class Lab:
 
     def say(self, text: str) -> None:
         """Progress, for who runs pytest with -s or reads a failure."""
-        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)  # noqa: T201
 
     def virsh(self, *args: str) -> str:
         """Ask the hypervisor as its administrator."""

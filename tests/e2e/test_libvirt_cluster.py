@@ -1,7 +1,7 @@
 """One story with real machines, in order; each test goes on where the one before ended.
 
-A failing bootstrap is explained -> create -> SIGKILL of the controller in mid-boot -> Ready -> a pod runs and DNS answers
--> a restart writes nothing -> delete leaves nothing. Two machines at most run at once.
+A failing bootstrap is explained -> create -> SIGKILL of the controller in mid-boot -> Ready -> a pod runs and DNS
+answers -> a restart writes nothing -> delete leaves nothing. Two machines at most run at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NAMESPACE = "e2e"
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(4 * BOOT_LIMIT_S)]
 
 
-def manifest(name: str, **spec: Any) -> dict[str, Any]:
+def manifest(name: str, **spec: object) -> dict[str, Any]:
     return {
         "apiVersion": "capn.dev/v1alpha1",
         "kind": "NestedCluster",

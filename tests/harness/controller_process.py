@@ -33,7 +33,7 @@ class ControllerProcess:
     def log(self) -> Path:
         return self.directory / "controller.log"
 
-    def start(self, *, limit_s: float = 60.0) -> None:
+    def start(self, *, limit_s: float = 180.0) -> None:
         """Start and wait until /readyz says so (it may still wait for the lease)."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:

@@ -1,8 +1,8 @@
 """Faults between a controller and its API server: production code has no hooks, this wrapper has.
 
-Writes are counted from 1 over all verbs. A `Fault` names the write (or a predicate on the call) and what happens to it:
-`crash_before` / `crash_after` the write, `lost_ack` (committed, the caller sees no answer), `conflict`, `refuse` (with a
-code), `overload`, `unreachable` (not committed), `slow`. `frozen` reads give what was read before (a stale cache).
+Writes are counted from 1 over all verbs. A `Fault` names the write (or a predicate on the call) and what happens:
+`crash_before` / `crash_after` the write, `lost_ack` (committed, the caller sees no answer), `conflict`, `refuse` (with
+a code), `overload`, `unreachable` (not committed), `slow`. `down`: nothing is answered at all.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ T = TypeVar("T")
 Kind = Literal["crash_before", "crash_after", "lost_ack", "conflict", "refuse", "overload", "unreachable", "slow"]
 
 
-class SimulatedCrash(BaseException):  # noqa: N818 - no error: the process died here, so no `except Exception` may see it
-    """The controller died at this point; the test starts a new one."""
+class SimulatedCrash(BaseException):
+    """The controller died at this point; the test starts a new one. No `except Exception` may see it."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class FaultyKubeClient:
         reader = compact_reader(self.inner)
         return await reader.list_compact(resource, namespace=namespace, label_selector=label_selector)
 
-    async def watch(self, resource: Resource, **scope: Any) -> AsyncGenerator[WatchEvent, None]:  # noqa: ANN401
+    async def watch(self, resource: Resource, **scope: Any) -> AsyncGenerator[WatchEvent, None]:
         self._check_read()
         async for event in self.inner.watch(resource, **scope):
             yield event
 
-    def watch_compact(self, resource: Resource, **scope: Any) -> AsyncGenerator[ObjectEvent, None]:  # noqa: ANN401
+    def watch_compact(self, resource: Resource, **scope: Any) -> AsyncGenerator[ObjectEvent, None]:
         self._check_read()
         return compact_reader(self.inner).watch_compact(resource, **scope)
 

@@ -21,9 +21,9 @@ from capn.kube.memory import MemoryKubeClient
 from capn.providers.base import ClusterRef, MachineRef
 from capn.providers.memory import MemoryProvider
 from capn.providers.memory_world import MemoryWorld
+from capn.providers.registry import ProviderRegistry
 from capn.runtime.clock import utc_now
 from capn.settings import MemoryEndpoint, Settings
-from capn.providers.registry import ProviderRegistry
 
 LIMIT_S = 20.0
 NAMESPACE_NAME = "team"
@@ -182,6 +182,16 @@ class Scenario:
 
         await self.until(is_gone)
 
+    async def gone_but(self, kept: str) -> None:
+        """Wait until the cluster is gone; a machine of that name is not ours."""
+        cluster = "c1"
+
+        async def is_gone() -> bool:
+            return await self.cluster(cluster) is None
+
+        await self.until(is_gone)
+        assert kept not in {vm.ref.name for vm in self.world.machines.values()}
+
     async def leaks(self) -> list[str]:
         """What is left of clusters that do not exist (invariant S2)."""
         clusters = {obj["metadata"]["uid"] for obj in (await self.api.list(NESTED_CLUSTER)).items}
@@ -200,8 +210,10 @@ class Scenario:
         for resource in (NESTED_CLUSTER, NESTED_MACHINE):
             for obj in (await self.api.list(resource)).items:
                 lines.append(f"{resource.kind} {obj['metadata']['name']} {obj.get('status', {}).get('phase')}")
-                for entry in obj.get("status", {}).get("conditions", []):
-                    lines.append(f"    {entry['type']}={entry['status']} {entry['reason']}: {entry.get('message')}")
+                lines += [
+                    f"    {entry['type']}={entry['status']} {entry['reason']}: {entry.get('message')}"
+                    for entry in obj.get("status", {}).get("conditions", [])
+                ]
         return "\n".join(lines)
 
 

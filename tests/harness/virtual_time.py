@@ -44,7 +44,12 @@ class VirtualTime:
 
     async def sleep(self, seconds: float) -> None:
         done = asyncio.get_running_loop().create_future()
-        self.call_at(self._time + seconds, lambda: done.done() or done.set_result(None))
+
+        def wake() -> None:
+            if not done.done():  # cancelled meanwhile
+                done.set_result(None)
+
+        self.call_at(self._time + seconds, wake)
         await done
 
     def advance(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The runtime against a real kube-apiserver: it dies and comes back, and nothing is missed, doubled or written twice."""
+"""The runtime against a real kube-apiserver that dies and comes back: nothing is missed, doubled or written twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.conftest import Kubectl
 pytestmark = pytest.mark.timeout(300)
 
 
-async def until(check: Callable[[], Awaitable[Any] | Any], limit_s: float = 60.0) -> Any:  # noqa: ANN401
+async def until(check: Callable[[], Awaitable[Any] | Any], limit_s: float = 60.0) -> Any:
     async with asyncio.timeout(limit_s):
         while True:
             found = check()
@@ -198,7 +198,7 @@ async def test_users_see_events(client: KubeClient, kubectl: Kubectl, namespace:
         recorder = EventRecorder(client, instance="me")
         task = asyncio.create_task(recorder.run())
         recorder.event(owner, "Warning", "ImageNotFound", "no image for v1.37.2; build one")
-        await until(lambda recorder=recorder: recorder._queue.empty())
+        await asyncio.sleep(0)  # it has begun; what waits is written when it ends
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     events = json.loads(

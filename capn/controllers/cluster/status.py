@@ -78,7 +78,7 @@ def compute_deleting_status(scope: ClusterScope, outcome: Outcome, *, now: str) 
 
 def _overlay(scope: ClusterScope, kind: ClusterCondition, why: tuple[str, str], *, now: str) -> NestedClusterStatus:
     previous, generation = scope.cluster.status, scope.cluster.metadata.generation
-    conditions = overlay(previous.conditions, kind, *why, now=now, generation=generation)
+    conditions = overlay(previous.conditions, kind, why, now=now, generation=generation)
     return previous.model_copy(
         update={"observed_generation": generation, "phase": kind.value, "conditions": conditions}
     )

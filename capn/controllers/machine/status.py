@@ -61,7 +61,7 @@ def compute_deleting_status(scope: MachineScope, outcome: Outcome, *, now: str) 
 
 def _overlay(scope: MachineScope, kind: MachineCondition, why: tuple[str, str], *, now: str) -> NestedMachineStatus:
     previous, generation = scope.machine.status, scope.machine.metadata.generation
-    conditions = overlay(previous.conditions, kind, *why, now=now, generation=generation)
+    conditions = overlay(previous.conditions, kind, why, now=now, generation=generation)
     return previous.model_copy(
         update={"observed_generation": generation, "phase": kind.value, "conditions": conditions}
     )

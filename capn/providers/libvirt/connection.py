@@ -95,7 +95,10 @@ class LibvirtConnection:
         """
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         abandoned = threading.Event()
-        future = self._threads.submit(self._execute, work, abandoned, key, limit_s)
+        try:
+            future = self._threads.submit(self._execute, work, abandoned, key, limit_s)
+        except RuntimeError:  # closed
+            raise unreachable() from None
         future.add_done_callback(_retrieve)
         try:
             async with asyncio.timeout(limit_s):
@@ -129,7 +132,7 @@ class LibvirtConnection:
             start_event_loop()
             try:
                 conn = libvirt.open(self._uri)
-                conn.setKeepAlive(_KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT)
+                _keep_alive(conn)
             except libvirt.libvirtError as error:
                 log.info("cannot connect to libvirt", uri=self._uri, error=error.get_error_message())
                 raise unreachable() from error
@@ -155,6 +158,14 @@ class LibvirtConnection:
         if conn is not None:
             with contextlib.suppress(libvirt.libvirtError):
                 await asyncio.to_thread(conn.close)
+
+
+def _keep_alive(conn: libvirt.virConnect) -> None:
+    try:
+        conn.setKeepAlive(_KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:  # a driver without a peer has nothing to keep alive
+            raise
 
 
 def _alive(conn: libvirt.virConnect) -> bool:

@@ -80,6 +80,12 @@ CLUSTERS = (
         "without leading dashes",
     ),
     Refused(
+        "long argument",
+        {"controlPlane": {"apiServer": {"extraArgs": {"a" * 64: ""}}}},
+        "spec.controlPlane.apiServer.extraArgs",
+        "at most 63",
+    ),
+    Refused(
         "argument with line break",
         {"controlPlane": {"etcd": {"extraArgs": {"v": "4\n5"}}}},
         "spec.controlPlane.etcd.extraArgs[v]",

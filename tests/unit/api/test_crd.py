@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from capn.api import crd, docs
 from capn.api.crd import DEFINITIONS, build_crd, build_files, build_object_schema, build_structural
@@ -147,6 +147,14 @@ def test_a_field_of_two_types_is_not_guessed() -> None:
     source = Loose.model_json_schema()
     with pytest.raises(ValueError, match="one type"):
         build_structural(source, {})
+
+
+def test_limits_of_keys_must_be_rules() -> None:
+    class Keyed(BaseModel):
+        labels: dict[Annotated[str, Field(max_length=3)], str]
+
+    with pytest.raises(ValueError, match="by a Rule"):
+        build_structural(Keyed.model_json_schema(), {})
 
 
 def test_numbers_to_choose_from_become_bounds() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from capn.api import checks
 from capn.api.cluster import NestedCluster, NestedClusterSpec
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import quantity_mib
@@ -97,3 +98,22 @@ def test_null_is_absent_in_fields_and_maps_but_unknown_fields_stay_unknown() -> 
         NestedCluster.model_validate(cluster({"size": None}))
     with pytest.raises(ValidationError):
         NestedCluster.model_validate(cluster({"workers": [None]}))
+
+
+def test_malformed_networks_are_the_business_of_one_rule_only() -> None:
+    # The others stay silent, so that a person reads one message and not four.
+    assert checks.is_unicast("x")
+    assert checks.are_apart("x", "10.0.0.0/8")
+    assert checks.is_prefix_within("x", least=8, most=24)
+    assert checks.node_capacity("x") is None
+    assert checks.node_capacity("10.0.0.0/16") == 256
+
+
+def test_metadata_says_who_owns_and_whether_deleting() -> None:
+    owners = [{"kind": "A", "name": "a", "uid": "1"}, {"kind": "B", "name": "b", "uid": "2", "controller": True}]
+    obj = machine({}) | {
+        "metadata": {"name": "a", "ownerReferences": owners, "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    }
+    metadata = NestedMachine.model_validate(obj).metadata
+    assert (metadata.controller_uid, metadata.deleting) == ("2", True)
+    assert not NestedMachine.model_validate(machine({})).metadata.deleting

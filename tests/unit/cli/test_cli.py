@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from capn import __version__
 from capn.cli import exits
 from capn.cli.app import DEFAULT_VERSION, app, main
 from capn.cli.progress import PlainProgress, TerminalProgress, make_progress
 from capn.cli.read import choose_kubeconfig, format_table, write_data
+from capn.dev.files import write_private
 from capn.dev.progress import format_elapsed
 from capn.dev.waiting import WaitTimeoutError
 from capn.errors import ApiStatusError, NotFoundError, TerminalError, UnreachableError
@@ -148,8 +150,6 @@ def test_plain_progress_is_lines_with_times(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_failed_step_is_marked_and_not_timed(*, terminal: bool) -> None:
-    from rich.console import Console
-
     out = io.StringIO()
     progress = TerminalProgress(Console(file=out, width=100)) if terminal else PlainProgress(out)
     with pytest.raises(TerminalError), progress.step("Booting [red]x[/red]"):
@@ -207,8 +207,6 @@ def test_chooses_the_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_private_files_are_private_even_if_they_were_not(tmp_path: Path) -> None:
-    from capn.dev.files import write_private
-
     path = tmp_path / "kubeconfig"
     path.write_text("old")
     path.chmod(0o644)

@@ -66,7 +66,7 @@ async def test_children_of_a_crashed_process_are_stopped_too(tmp_path: Path) -> 
 
 
 async def test_a_reused_pid_is_left_alone(tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "60"]) as stranger:
+    with subprocess.Popen(["sleep", "60"]) as stranger:  # noqa: ASYNC220 - ends at once
         started = processes.read_start(stranger.pid)
         assert started is not None
         (tmp_path / "one.pid").write_text(json.dumps({"pid": stranger.pid, "started": started - 1}))

@@ -11,9 +11,10 @@ from capn.dev.stages import StageTime, StageTracker
 from capn.dev.tree import arrange, draw_tree, format_age, is_ready
 
 NOW = datetime(2026, 1, 1, 12, 10, tzinfo=UTC)
+MADE = "2026-01-01T12:09:00Z"
 
 
-def cluster(name: str = "demo", *, ready: bool = True, **status: Any) -> dict[str, Any]:
+def cluster(name: str = "demo", *, ready: bool = True, **status: object) -> dict[str, Any]:
     condition = {"type": "Ready", "status": "True" if ready else "False", "reason": "R", "message": "why"}
     return {
         "metadata": {
@@ -34,10 +35,10 @@ def cluster(name: str = "demo", *, ready: bool = True, **status: Any) -> dict[st
     }
 
 
-def machine(name: str = "demo-cp-0", *, owner: str = "demo", ready: bool = True, **status: Any) -> dict[str, Any]:
+def machine(name: str = "demo-cp-0", *, owner: str = "demo", ready: bool = True, **status: object) -> dict[str, Any]:
     condition = {"type": "Ready", "status": "True" if ready else "False"}
     return {
-        "metadata": {"namespace": "default", "name": name, "generation": 1, "creationTimestamp": "2026-01-01T12:09:00Z"},
+        "metadata": {"namespace": "default", "name": name, "generation": 1, "creationTimestamp": MADE},
         "spec": {"clusterName": owner, "role": "control-plane", "version": "v1.37.2"},
         "status": {"phase": "Running", "observedGeneration": 1, "conditions": [condition],
                    "addresses": [{"type": "InternalIP", "address": "10.89.0.10"}], **status},

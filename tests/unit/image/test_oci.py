@@ -15,7 +15,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
         return {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
 
 
-def load(blobs: dict[str, bytes], descriptor: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON
+def load(blobs: dict[str, bytes], descriptor: dict[str, Any]) -> Any:
     blob = blobs[f"blobs/{descriptor['digest'].replace(':', '/')}"]
     assert hashlib.sha256(blob).hexdigest() == descriptor["digest"].removeprefix("sha256:")
     assert len(blob) == descriptor["size"]

@@ -65,19 +65,23 @@ async def tls_server(tmp_path: Path, pki: ClusterPki = PKI) -> AsyncIterator[int
         await asyncio.sleep(0.05)  # TLS connections say goodbye
 
 
-def left_behind() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).iterdir())
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory for temporary files that nobody else uses."""
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    return directory
 
 
-async def test_a_child_is_reached_with_its_certificate(tmp_path: Path) -> None:
-    before = left_behind()
+async def test_a_child_is_reached_with_its_certificate(tmp_path: Path, temporary: Path) -> None:
     async with tls_server(tmp_path) as port:
         client = await connect_child(credentials(f"https://127.0.0.1:{port}"), allow_loopback=True)
         found = await client.get(CONFIG_MAP, "a", "ns")
         await client.close()
     assert found is not None
     assert found["data"] == {"peer": "admin", "token": ""}
-    assert {path for path in left_behind() - before if path.name.startswith("capn-")} == set()
+    assert list(temporary.iterdir()) == []
 
 
 async def test_a_child_with_another_ca_is_refused(tmp_path: Path) -> None:
@@ -149,8 +153,7 @@ async def test_damaged_certificates(changes: dict[str, Any]) -> None:
         await connect_child(credentials("https://10.0.0.1:6443", **changes))
 
 
-async def test_an_administrators_kubeconfig(tmp_path: Path) -> None:
-    before = left_behind()
+async def test_an_administrators_kubeconfig(tmp_path: Path, temporary: Path) -> None:
     async with tls_server(tmp_path) as port:
         text = build_kubeconfig(cluster="c", server=f"https://127.0.0.1:{port}", ca_pem=PKI.ca.cert_pem, client=CLIENT)
         path = tmp_path / "kubeconfig"
@@ -161,7 +164,7 @@ async def test_an_administrators_kubeconfig(tmp_path: Path) -> None:
             await client.close()
             assert found is not None
             assert found["data"]["peer"] == "admin"
-    assert {path for path in left_behind() - before if path.name.startswith(("capn-", "tmp"))} == set()
+    assert list(temporary.iterdir()) == []
 
 
 async def test_relative_files_and_a_token_file_that_rotates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,7 @@ META = {"metadata": {"name": "a", "namespace": "ns"}}
 
 def drop_empty(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {key: inner for key, child in value.items() if (inner := drop_empty(child)) not in ({}, [])}
-        return kept
+        return {key: inner for key, child in value.items() if (inner := drop_empty(child)) not in ({}, [])}
     return value
 
 

@@ -261,7 +261,7 @@ async def test_a_silent_watch_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
     server = Scripted(streams(event("ADDED"), hang_s=3))
     async with server.client() as client:
         began = time.monotonic()
-        with pytest.raises(UnreachableError, match="timed out|imeout"):
+        with pytest.raises(UnreachableError, match=r"(?i)time"):
             await follow(client)
         assert time.monotonic() - began < 2
 

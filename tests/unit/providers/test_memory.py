@@ -223,3 +223,14 @@ async def test_memory_that_machines_have_is_not_free() -> None:
         await provider.plan_machine(joining(1))
     await provider.plan_machine(joining(0))  # what is there already needs nothing more
     await provider.close()
+
+
+async def test_a_controller_that_starts_anew_gives_a_cluster_the_endpoint_that_it_had() -> None:
+    seen = []
+    for order in (("demo", "other"), ("other", "demo")):
+        provider = MemoryProvider()
+        made = {name: await provider.ensure_cluster(cluster_request(cluster_ref(name))) for name in order}
+        seen.append({name: cluster.endpoint_host for name, cluster in made.items()})
+        await provider.close()
+    assert seen[0] == seen[1]
+    assert len(set(seen[0].values())) == 2

@@ -14,7 +14,7 @@ from capn.kube.memory import MemoryKubeClient
 from capn.runtime.guard import GuardedKubeClient, LeaseLostError
 from capn.runtime.lease import LeaderElector, LeaseTimes, Timekeeper, build_identity
 from capn.runtime.metrics import Metrics
-from tests.harness.faults import Fault, FaultyKubeClient
+from tests.harness.faults import Fault, FaultyKubeClient, SimulatedCrash
 from tests.harness.virtual_time import VirtualTime, settle
 
 MAP: dict[str, Any] = {"metadata": {"name": "a", "namespace": "ns"}}
@@ -33,7 +33,8 @@ class Candidate:
             keeper=Timekeeper(clock=time.clock, now=time.now, sleep=time.sleep),
             metrics=self.metrics,
         )
-        self.guarded = GuardedKubeClient(api, self.elector.remaining_s)
+        self.written = FaultyKubeClient(api)
+        self.guarded = GuardedKubeClient(self.written, self.elector.remaining_s)
         self.time, self.stops_in_s = time, stops_in_s
         self.running = False
         self.end = asyncio.Event()
@@ -106,6 +107,7 @@ async def test_a_dead_holder_is_followed_after_its_duration(api: MemoryKubeClien
     one.client.crashed = True  # SIGKILL: no release
     one.task.cancel()
     await time.run_for(14)
+    assert isinstance((await asyncio.gather(one.task, return_exceptions=True))[0], SimulatedCrash)
     assert not two.running
     await time.run_for(6)
     assert two.running
@@ -163,6 +165,7 @@ async def test_a_slow_holder_cannot_write_past_its_deadline(api: MemoryKubeClien
     ):
         with pytest.raises(LeaseLostError):
             await write()
+    assert len(one.written.calls) == 1, "not even begun"
     assert await one.guarded.get(CONFIG_MAP, "a", "ns") is not None
     await time.run_for(20)
     assert two.running
@@ -230,6 +233,21 @@ async def test_an_error_of_the_body_is_raised_and_the_lease_released(api: Memory
     assert not elector.valid()
 
 
+async def test_the_lease_is_kept_until_the_work_has_stopped(api: MemoryKubeClient, time: VirtualTime) -> None:
+    one, two = Candidate(api, time, "one", stops_in_s=8), Candidate(api, time, "two")
+    await time.run_for(5)
+    one.task.cancel()
+    for _ in range(14):
+        await time.run_for(0.5)
+        assert one.running
+        assert one.elector.valid()
+        assert (await read(api))["holderIdentity"] == "one"
+    await time.run_for(4)
+    assert not one.running
+    assert two.running
+    await two.stop()
+
+
 async def test_an_ended_body_releases(api: MemoryKubeClient, time: VirtualTime) -> None:
     one = Candidate(api, time, "one")
     await settle()
@@ -257,7 +275,8 @@ async def test_the_guard_lets_reads_and_errors_through(api: MemoryKubeClient) ->
     assert await guarded.get_raw("/readyz") == (200, "ok")
     assert [event async for event in guarded.watch(CONFIG_MAP, resource_version="1", timeout_s=0.01)] != []
     stream = guarded.watch_compact(CONFIG_MAP, resource_version="1", timeout_s=0.01)
-    assert [event.object.metadata.name async for event in stream][0] == "a"
+    assert (await anext(stream)).object.metadata.name == "a"
+    await stream.aclose()
     down = GuardedKubeClient(FaultyKubeClient(api, down=True), lambda: 1.0)
     with pytest.raises(UnreachableError):
         await down.create(CONFIG_MAP, MAP)

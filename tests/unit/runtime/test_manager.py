@@ -187,7 +187,8 @@ async def test_any_part_that_fails_ends_the_whole() -> None:
         raise ZeroDivisionError
 
     for where in ("always", "leading"):
-        bench = Bench(**{where: [fail]})
+        parts: dict[str, Any] = {where: [fail]}
+        bench = Bench(**parts)
         async with bench.running() as task:
             with pytest.raises(ZeroDivisionError):
                 await asyncio.wait_for(task, 5)

@@ -1,0 +1,130 @@
+"""What must hold: ratios and counts, never absolute times, since those are the machine's.
+
+Role: pure. Inputs: results; outputs: verdicts. Must not: forgive. What cannot be judged is said so and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from bench.contestants import CAPN, FLOOR, KOPF
+from bench.results import Latency, Quiet, Results, Round
+
+# A cluster's writes from create to Ready, each with the fact that it persists:
+#   finalizer before the first side effect; four Secrets of the PKI, the kubeconfig, one bootstrap Secret a machine; the
+#   two machines; cluster status: endpoint known, control plane initialized, control plane ready, Ready; machine status:
+#   VM runs (both), bootstrapped (the first, which the cluster waits for), Ready (both).
+MINIMUM = {
+    "APPLY nestedclusters": 1,
+    "APPLY nestedclusters/status": 4,
+    "APPLY nestedmachines/status": 5,
+    "POST nestedmachines": 2,
+    "POST secrets": 7,
+}
+MIN_OF_FLOOR = 0.8
+MIN_OF_KOPF = 5.0
+MAX_LATENCY = 1.5
+# The generator could not make the load when it stayed below this part of the wanted rate.
+_LOADED = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One gate. `passed` None: it could not be judged, and `found` says why."""
+
+    gate: str
+    target: str
+    found: str
+    passed: bool | None
+
+
+def judge(results: Results) -> list[Verdict]:
+    """All gates that these results allow to judge."""
+    verdicts = [*_judge_rate(results), *_judge_writes(results)]
+    for quiet in results.quiet:
+        verdicts += _judge_quiet(quiet)
+    return [*verdicts, *_judge_latency(results)]
+
+
+def failed(verdicts: list[Verdict]) -> list[Verdict]:
+    """Those that did not hold."""
+    return [verdict for verdict in verdicts if verdict.passed is False]
+
+
+def compute_ratio(results: Results, over: str, measure: Callable[[Round], float]) -> float | None:
+    """Median over the rounds of capn's value over another's in the same round; None when a value is missing or 0."""
+    others = {one.number: measure(one) for one in results.of(over)}
+    mine = {one.number: measure(one) for one in results.of(CAPN)}
+    ratios = [mine[number] / others[number] for number in mine if others.get(number)]
+    return median(ratios) if ratios else None
+
+
+def _judge_rate(results: Results) -> list[Verdict]:
+    verdicts = []
+    for other, least in ((FLOOR, MIN_OF_FLOOR), (KOPF, MIN_OF_KOPF)):
+        ratio = compute_ratio(results, other, lambda one: one.rate)
+        found = f"{other} was not measured" if ratio is None else f"{ratio:.2f}x"
+        passed = None if ratio is None else ratio >= least
+        verdicts.append(Verdict(f"B1 clusters/s against {other}", f">= {least:g}x", found, passed))
+    return verdicts
+
+
+def _judge_writes(results: Results) -> list[Verdict]:
+    verdicts = []
+    for one in results.of(CAPN):
+        wanted = {call: count * one.clusters for call, count in MINIMUM.items()}
+        off = sorted(
+            f"{call}: {one.state_writes.get(call, 0) - wanted.get(call, 0):+d}"
+            for call in wanted.keys() | one.state_writes.keys()
+            if one.state_writes.get(call, 0) != wanted.get(call, 0)
+        )
+        target = f"== {sum(MINIMUM.values())} a cluster"
+        found = "; ".join(off) if off else f"{sum(MINIMUM.values())} a cluster"
+        verdicts.append(Verdict(f"B2 writes to Ready, round {one.number}", target, found, not off))
+    return verdicts
+
+
+def _judge_quiet(quiet: Quiet) -> list[Verdict]:
+    where = f"B3 {quiet.what}, {quiet.clusters} clusters"
+    verdicts = [
+        Verdict(f"{where}: writes", "== 0", _describe(quiet.state_writes), not quiet.state_writes),
+        Verdict(f"{where}: GETs", "== 0", _describe(quiet.gets), not quiet.gets),
+    ]
+    if quiet.what == "restart":
+        kinds = {kind: quiet.lists.get(f"LIST {kind}", 0) for kind in quiet.watches}
+        one_each = all(count <= 1 for count in kinds.values()) and all(count == 1 for count in quiet.watches.values())
+        found = ", ".join(f"{kind}: {kinds[kind]} LIST, {open_} watch" for kind, open_ in quiet.watches.items())
+        verdicts.append(Verdict(f"{where}: LIST and watch a kind", "<= 1 LIST, 1 watch", found, one_each))
+    return verdicts
+
+
+def _describe(calls: dict[str, int]) -> str:
+    return ", ".join(f"{count} {call}" for call, count in calls.items()) or "0"
+
+
+def _judge_latency(results: Results) -> list[Verdict]:
+    verdicts = []
+    for rate in sorted({latency.wanted_rate for one in results.of(CAPN) for latency in one.latencies}):
+        gate, target = f"B6 p99 at {rate:g} ev/s against floor", f"<= {MAX_LATENCY:g}x"
+        floor = [_at(one, rate) for one in results.of(FLOOR)]
+        if any(latency is None or latency.reached_rate < _LOADED * rate for latency in floor) or not floor:
+            reached = min((latency.reached_rate for latency in floor if latency), default=0.0)
+            found = f"not judged: with the floor the API server took only {reached:.0f} changes/s"
+            verdicts.append(Verdict(gate, target, found, None))
+            continue
+        ratio = compute_ratio(results, FLOOR, lambda one, rate=rate: _p99(one, rate))  # type: ignore[misc]
+        left = sum(latency.unanswered for one in results.of(CAPN) if (latency := _at(one, rate)))
+        found = f"{ratio:.2f}x, {left} unanswered" if ratio is not None else "no latencies"
+        verdicts.append(Verdict(gate, target, found, ratio is not None and ratio <= MAX_LATENCY and left == 0))
+    return verdicts
+
+
+def _at(one: Round, rate: float) -> Latency | None:
+    return next((latency for latency in one.latencies if latency.wanted_rate == rate), None)
+
+
+def _p99(one: Round, rate: float) -> float:
+    latency = _at(one, rate)
+    return latency.p99_ms if latency else 0.0
