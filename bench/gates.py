@@ -72,18 +72,30 @@ def _judge_rate(results: Results) -> list[Verdict]:
 
 
 def _judge_writes(results: Results) -> list[Verdict]:
+    """Exact for a cluster alone; at once, two facts may fall into one status, so there may be fewer, never more."""
     verdicts = []
+    each = sum(MINIMUM.values())
     for one in results.of(CAPN):
-        wanted = {call: count * one.clusters for call, count in MINIMUM.items()}
-        off = sorted(
-            f"{call}: {one.state_writes.get(call, 0) - wanted.get(call, 0):+d}"
-            for call in wanted.keys() | one.state_writes.keys()
-            if one.state_writes.get(call, 0) != wanted.get(call, 0)
-        )
-        target = f"== {sum(MINIMUM.values())} a cluster"
-        found = "; ".join(off) if off else f"{sum(MINIMUM.values())} a cluster"
-        verdicts.append(Verdict(f"B2 writes to Ready, round {one.number}", target, found, not off))
+        off = compute_deviation(one.lone_writes, one.lone_clusters)
+        gate = f"B2 writes to Ready, one cluster after the other, round {one.number}"
+        verdicts.append(Verdict(gate, f"== {each} a cluster", _describe_deviation(off), not off))
+        off = compute_deviation(one.state_writes, one.clusters)
+        gate = f"B2 writes to Ready, {one.clusters} clusters at once, round {one.number}"
+        few = not any(count > 0 for count in off.values())
+        verdicts.append(Verdict(gate, f"<= {each} a cluster, no call above its own", _describe_deviation(off), few))
     return verdicts
+
+
+def compute_deviation(writes: dict[str, int], clusters: int) -> dict[str, int]:
+    """How far each kind of write is from its minimum for so many clusters; kinds that are exact are left out."""
+    deviations = {
+        call: writes.get(call, 0) - MINIMUM.get(call, 0) * clusters for call in sorted(MINIMUM.keys() | writes.keys())
+    }
+    return {call: count for call, count in deviations.items() if count}
+
+
+def _describe_deviation(deviation: dict[str, int]) -> str:
+    return "; ".join(f"{call}: {count:+d}" for call, count in deviation.items()) or "exact"
 
 
 def _judge_quiet(quiet: Quiet) -> list[Verdict]:

@@ -49,10 +49,15 @@ def build_manifest(name: str) -> dict[str, Any]:
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
             "version": VERSION,
-            "workers": [{"name": "w", "replicas": 1}],
+            "workers": [build_pool(0)],
             "infrastructure": {"kind": "memory", "endpoint": "bench"},
         },
     }
+
+
+def build_pool(number: int) -> dict[str, Any]:
+    """The worker pool; its nodes' label is what B6 changes."""
+    return {"name": "w", "replicas": 1, "labels": {"bench.capn.dev/number": str(number)}}
 
 
 def format_now() -> str:

@@ -11,12 +11,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import count, cycle
 
 import msgspec
 
 from bench.api import MERGE_PATCH, Api
-from bench.job import NAMESPACE, build_manifest
+from bench.job import NAMESPACE, build_manifest, build_pool
 from capn.api.resources import NESTED_CLUSTER
 from capn.errors import ApiStatusError, UnreachableError
 from capn.kube.paths import build_path
@@ -157,7 +157,8 @@ class Changer:
     def __init__(self, api: Api, names: Sequence[str]) -> None:
         self._api = api
         self._slots = asyncio.Semaphore(_CHANGERS)
-        self._turns = cycle([(name, policy) for policy in ("Orphan", "Delete") for name in names])
+        self._names = cycle(names)
+        self._numbers = count()
 
     async def run(self, *, rate: float, seconds: float) -> Load:
         """`rate` changes a second for so long, answered or not; fewer when the API server takes no more."""
@@ -166,15 +167,15 @@ class Changer:
         while (due := len(running) / rate) < seconds and time.monotonic() - begun < seconds:
             await asyncio.sleep(max(0.0, begun + due - time.monotonic()))
             await self._slots.acquire()
-            running.append(asyncio.create_task(self._change(*next(self._turns))))
+            running.append(asyncio.create_task(self._change(next(self._names), next(self._numbers))))
         taken = await asyncio.gather(*running)
         return Load(rate=sum(taken) / (time.monotonic() - begun), refused=len(taken) - sum(taken))
 
-    async def _change(self, name: str, policy: str) -> bool:
-        """Whether the API server took it."""
+    async def _change(self, name: str, number: int) -> bool:
+        """Whether the API server took it. A label of the pool's future nodes: always a new value, never more work."""
         path = build_path(NESTED_CLUSTER, namespace=NAMESPACE, name=name)
         try:
-            await self._api.call("PATCH", path, {"spec": {"deletionPolicy": policy}}, content_type=MERGE_PATCH)
+            await self._api.call("PATCH", path, {"spec": {"workers": [build_pool(number)]}}, content_type=MERGE_PATCH)
         except (ApiStatusError, TimeoutError):
             return False
         finally:

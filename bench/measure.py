@@ -31,7 +31,9 @@ from capn.errors import ApiStatusError, TerminalError
 from capn.kube.paths import build_path
 
 _WARM_UP = 3
+_LONE = 5
 _START_LIMIT_S = 120.0
+_ANSWER_LIMIT_S = 30.0
 _QUIET_S = 2.0
 _SETTLE_LIMIT_S = 60.0
 _MS = 1000.0
@@ -150,6 +152,7 @@ async def _wait_served(api: Api, resource: Resource) -> None:
 
 async def measure_round(stage: Stage, plan: Plan, number: int) -> Round:
     """B1 and B2, then B6 on the clusters that they made."""
+    lone_writes = await _measure_lone(stage, plan)
     names = [f"c-{index:04d}" for index in range(plan.clusters)]
     requests, cpu = await stage.look()
     begun = await create_clusters(stage.api, names)
@@ -165,6 +168,8 @@ async def measure_round(stage: Stage, plan: Plan, number: int) -> Round:
         clusters=plan.clusters,
         ready=ready,
         seconds=seconds,
+        lone_clusters=_LONE,
+        lone_writes=lone_writes,
         state_writes=_without_creates(made.writes(), plan.clusters),
         event_writes=made.writes(events=True),
         gets=made.reads("GET"),
@@ -174,6 +179,19 @@ async def measure_round(stage: Stage, plan: Plan, number: int) -> Round:
         rss_mib=read_rss_mib(stage.pids()["controller"]),
         latencies=await _measure_latencies(stage, plan, names) if ready == plan.clusters else [],
     )
+
+
+async def _measure_lone(stage: Stage, plan: Plan) -> dict[str, int]:
+    """Writes of a few clusters made one after the other, where no two facts can fall into one status by chance."""
+    before, _cpu = await stage.look()
+    for index in range(_LONE):
+        name = f"lone-{index}"
+        await create_clusters(stage.api, [name])
+        if not await stage.observer.until(lambda name=name: name in stage.observer.ready, limit_s=plan.limit_s):  # type: ignore[misc]
+            raise TerminalError(f"{stage.name} did not make {name} Ready in {plan.limit_s:.0f} s")
+        await stage.settle(quiet_s=1.0)
+    after, _cpu = await stage.look()
+    return _without_creates(after.since(before).writes(), _LONE)
 
 
 def _without_creates(writes: dict[str, int], clusters: int) -> dict[str, int]:
@@ -187,7 +205,7 @@ async def _measure_latencies(stage: Stage, plan: Plan, names: Sequence[str]) -> 
     for rate in plan.rates:
         stage.observer.forget()
         load = await changer.run(rate=rate, seconds=plan.rate_seconds)
-        await stage.observer.until(lambda: stage.observer.unanswered == 0, limit_s=plan.limit_s)
+        await stage.observer.until(lambda: stage.observer.unanswered == 0, limit_s=_ANSWER_LIMIT_S)
         values = stage.observer.latencies
         measured.append(
             Latency(

@@ -23,13 +23,18 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One contestant on a fresh API server: B1, B2 and B6. Writes by "VERB resource"; CPU in seconds a cluster."""
+    """One contestant on a fresh API server: B1, B2 and B6. Writes by "VERB resource"; CPU in seconds a cluster.
+
+    `lone_writes` are those of `lone_clusters` made one after the other, `state_writes` those of all the others at once.
+    """
 
     contestant: str
     number: int
     clusters: int
     ready: int
     seconds: float
+    lone_clusters: int
+    lone_writes: dict[str, int]
     state_writes: dict[str, int]
     event_writes: dict[str, int]
     gets: dict[str, int]

@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from capn.api.machine_template import RFC1123_LABEL
+from capn.build.calm import PATCHES_PATH, build_patches
 from capn.build.pki import ClusterPki
 from capn.build.report import Report, ReportState, encode_report
 from capn.build.yaml_text import build_yaml
@@ -161,6 +162,8 @@ def _build_files(machine: UserDataInput) -> Iterator[dict[str, Any]]:
     yield _file(ENVIRONMENT_PATH, environment, "0644")
     yield _file(KUBEADM_CONFIG_PATH, machine.kubeadm_config, "0600")
     if machine.pki is not None:
+        for name, patch in build_patches().items():
+            yield _file(f"{PATCHES_PATH}/{name}", patch, "0644")
         yield from _build_pki_files(machine.pki)
 
 

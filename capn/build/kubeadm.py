@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from capn.api.machine_template import Taint
+from capn.build.calm import LEADER_ELECTION, PATCHES_PATH
 from capn.build.yaml_text import build_yaml, build_yaml_documents, refuse_control_characters
 from capn.errors import InvalidSpecError
 
@@ -119,6 +120,7 @@ def build_join_config(join: JoinInput) -> str:
     }
     if join.control_plane:
         document["controlPlane"] = {"localAPIEndpoint": {"bindPort": join.endpoint_port}}
+        document["patches"] = {"directory": PATCHES_PATH}
     refuse_control_characters(document, multiline=False)
     return build_yaml(document)
 
@@ -144,6 +146,7 @@ def _build_init(config: ClusterConfigInput) -> dict[str, Any]:
         "bootstrapTokens": [],
         "localAPIEndpoint": endpoint,
         "nodeRegistration": _build_registration(config.node, control_plane=True),
+        "patches": {"directory": PATCHES_PATH},
         "timeouts": dict(_TIMEOUTS),
     }
 
@@ -163,8 +166,8 @@ def _build_cluster(config: ClusterConfigInput) -> dict[str, Any]:
             "dnsDomain": config.dns_domain,
         },
         "apiServer": {"certSANs": sans, **_build_args("apiServer", config.api_server_args)},
-        "controllerManager": _build_args("controllerManager", config.controller_manager_args),
-        "scheduler": _build_args("scheduler", config.scheduler_args),
+        "controllerManager": _build_args("controllerManager", {**LEADER_ELECTION, **config.controller_manager_args}),
+        "scheduler": _build_args("scheduler", {**LEADER_ELECTION, **config.scheduler_args}),
         "etcd": {"local": {"dataDir": "/var/lib/etcd", **_build_args("etcd", config.etcd_args)}},
     }
 

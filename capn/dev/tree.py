@@ -69,7 +69,9 @@ def arrange(clusters: Iterable[Mapping[str, Any]], machines: Iterable[Mapping[st
 
 def _machine_node(machine: Mapping[str, Any]) -> MachineNode:
     spec, status = machine.get("spec", {}), machine.get("status", {})
-    addresses = [entry.get("address", "") for entry in status.get("addresses", [])]
+    # The machine's own address rather than its host name, whichever comes first.
+    known = sorted(status.get("addresses", []), key=lambda entry: entry.get("type") != "InternalIP")
+    addresses = [entry.get("address", "") for entry in known]
     return MachineNode(
         name=machine["metadata"]["name"],
         role=spec.get("role", ""),

@@ -109,8 +109,8 @@ REMOVED_PATHS = (
     "var/log/apt/*",
 )
 
-# tsc=reliable: an emulated processor does not promise synchronous time stamp counters, so the kernel would read time from
-# the HPET: measured 20 times slower for every clock read of every Go program. Under KVM its own clock is still preferred.
+# tsc=reliable: an emulated processor promises no synchronous time stamp counters, so the kernel would read the HPET:
+# measured 20 times slower for every clock read of every Go program. Under KVM its own clock is still preferred.
 KERNEL_COMMAND_LINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 tsc=reliable quiet systemd.show_status=false"
 # Room on the smallest disk for what a node writes before anything runs on it.
 HEADROOM_BYTES = 1 << 30

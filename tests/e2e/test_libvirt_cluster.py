@@ -114,6 +114,7 @@ def test_a_failing_bootstrap_is_explained(lab: Lab) -> None:
         )
 
     lab.wait_for("the bootstrap of bad-cp-0 fails", failed, limit_s=BOOT_LIMIT_S)
+    shown = time.time()
     machine = lab.machine("bad-cp-0")
     assert machine is not None
     found = condition(machine, "BootstrapSucceeded")
@@ -122,9 +123,7 @@ def test_a_failing_bootstrap_is_explained(lab: Lab) -> None:
     assert "no-such-flag" in found["message"]
     assert "no-such-flag" in machine["status"]["bootstrap"]["logTail"]
     assert machine["status"]["bootstrap"]["failed"] is True
-    seen = _first_word_of_failure(lab)
-    written = datetime.fromisoformat(found["lastTransitionTime"]).timestamp()
-    assert written - seen < 10
+    assert shown - _first_word_of_failure(lab) < 10
     cluster = lab.cluster("bad")
     assert condition(cluster, "Stalled")["status"] == "True"
     assert "bad-cp-0" in cluster["status"]["failureMessage"]

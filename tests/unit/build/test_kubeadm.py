@@ -67,9 +67,16 @@ def test_extra_arguments_reach_their_component() -> None:
         {"name": "audit-log-path", "value": "-"},
         {"name": "v", "value": "2"},
     ]
-    assert cluster["controllerManager"] == {"extraArgs": [{"name": "a", "value": "1"}]}
-    assert cluster["scheduler"] == {"extraArgs": [{"name": "b", "value": "1e3"}]}
+    assert {"name": "a", "value": "1"} in cluster["controllerManager"]["extraArgs"]
+    assert {"name": "b", "value": "1e3"} in cluster["scheduler"]["extraArgs"]
     assert cluster["etcd"]["local"]["extraArgs"] == [{"name": "c", "value": "no"}]
+
+
+def test_users_arguments_win_over_the_calm_ones() -> None:
+    cluster = load_init(scheduler_args={"leader-elect-lease-duration": "15s"})["ClusterConfiguration"]
+    lease = [entry for entry in cluster["scheduler"]["extraArgs"] if entry["name"] == "leader-elect-lease-duration"]
+    assert lease == [{"name": "leader-elect-lease-duration", "value": "15s"}]
+    assert {"name": "leader-elect-lease-duration", "value": "60s"} in cluster["controllerManager"]["extraArgs"]
 
 
 def test_join_pins_the_ca_and_uses_the_token() -> None:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 from capn.api.machine_template import Taint
+from capn.build.calm import PATCHES_PATH, PROBES, build_patches
 from capn.build.kubeadm import build_init_config, build_join_config
 from tests.unit.build.samples import make_init_input, make_join_input, make_node
 
@@ -53,3 +55,28 @@ def test_kubeadm_would_refuse_a_field_that_does_not_exist(binaries: Mapping[str,
     result = validate(binaries, broken, tmp_path / "kubeadm.yaml")
     assert result.returncode != 0
     assert 'unknown field "clusterNames"' in result.stderr
+
+
+def test_patched_control_plane_has_only_probes_with_a_handler(binaries: Mapping[str, Path], tmp_path: Path) -> None:
+    """The kubelet refuses a static pod whose probe has no handler, and nobody is told but its own log."""
+    patches, out = tmp_path / "patches", tmp_path / "manifests"
+    patches.mkdir()
+    out.mkdir()
+    for name, patch in build_patches().items():
+        (patches / name).write_text(patch)
+    config = tmp_path / "kubeadm.yaml"
+    config.write_text(CONFIGURATIONS["init"].replace(PATCHES_PATH, str(patches)))
+    environment = {"KUBEADM_INIT_DRYRUN_DIR": str(out), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    for phase in (["control-plane", "all"], ["etcd", "local"]):
+        argv = [str(binaries["kubeadm"]), "init", "phase", *phase, "--config", str(config), "--dry-run"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=environment)
+        assert done.returncode == 0, done.stderr
+    manifests = {path.stem: yaml.safe_load(path.read_text()) for path in out.rglob("*.yaml")}
+    assert set(manifests) >= set(PROBES)
+    for component in PROBES:
+        container = manifests[component]["spec"]["containers"][0]
+        probes = {name: probe for name, probe in container.items() if name.endswith("Probe")}
+        assert all("httpGet" in probe for probe in probes.values()), component
+        assert container["livenessProbe"]["periodSeconds"] == 30
+        if "readinessProbe" in probes:
+            assert container["readinessProbe"]["periodSeconds"] == 10

@@ -11,6 +11,7 @@ from capn.dev.stages import StageTime, StageTracker
 from capn.dev.tree import arrange, draw_tree, format_age, is_ready
 
 NOW = datetime(2026, 1, 1, 12, 10, tzinfo=UTC)
+IP = "10.89.0.10"
 MADE = "2026-01-01T12:09:00Z"
 
 
@@ -41,7 +42,8 @@ def machine(name: str = "demo-cp-0", *, owner: str = "demo", ready: bool = True,
         "metadata": {"namespace": "default", "name": name, "generation": 1, "creationTimestamp": MADE},
         "spec": {"clusterName": owner, "role": "control-plane", "version": "v1.37.2"},
         "status": {"phase": "Running", "observedGeneration": 1, "conditions": [condition],
-                   "addresses": [{"type": "InternalIP", "address": "10.89.0.10"}], **status},
+                   "addresses": [{"type": "Hostname", "address": name}, {"type": "InternalIP", "address": IP}],
+                   **status},
     }  # fmt: skip
 
 
