@@ -101,6 +101,10 @@ test-integration: parts ## Run the tests against real etcd, kube-apiserver and c
 test-e2e: image ## Run the tests that boot real machines
 	@$(AS_ROOT) $(PY) -m pytest -m 'e2e or libvirt' $(PYTEST_ARGS)
 
+.PHONY: test-e2e-workers
+test-e2e-workers: image ## Run the real-machine story with a worker beside the control plane (more than 2 CPUs, or KVM)
+	@$(AS_ROOT) env CAPN_E2E_WORKERS=1 $(PY) -m pytest tests/e2e $(PYTEST_ARGS)
+
 .PHONY: verify
 verify: lint type generate-check test ## All that CI checks
 

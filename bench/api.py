@@ -58,6 +58,12 @@ class Api:
         path = build_path(resource, namespace=meta.get("namespace"), name=meta["name"], subresource=subresource)
         return await self.call("PATCH", path + APPLY_QUERY, obj, content_type=APPLY_PATCH)
 
+    async def patch(self, resource: Resource, patch: dict[str, Any]) -> bytes:
+        """JSON merge patch; its metadata names the object."""
+        meta = patch["metadata"]
+        path = build_path(resource, namespace=meta["namespace"], name=meta["name"])
+        return await self.call("PATCH", path, patch, content_type=MERGE_PATCH)
+
     async def watch(self, resource: Resource, *, revision: str = "0") -> AsyncIterator[bytes]:
         """Events as lines; revision "0" begins with what exists. Ends when the server ends it."""
         query = build_query({"watch": "true", "resourceVersion": revision, "timeoutSeconds": "3600"})

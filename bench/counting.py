@@ -84,26 +84,47 @@ def parse_requests(text: str) -> Requests:
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """CPU seconds, user and system, since each process began."""
+    """CPU seconds, user and system, since each process (or, for the whole machine, the system) began."""
 
     controller: float
     api_server: float
     etcd: float
+    harness: float
+    machine: float
+
+    @property
+    def ours(self) -> float:
+        """Of the measurement's own processes."""
+        return self.controller + self.api_server + self.etcd + self.harness
 
     def since(self, before: Cpu) -> Cpu:
         """What was used after `before`."""
-        return Cpu(self.controller - before.controller, self.api_server - before.api_server, self.etcd - before.etcd)
+        return Cpu(
+            controller=self.controller - before.controller,
+            api_server=self.api_server - before.api_server,
+            etcd=self.etcd - before.etcd,
+            harness=self.harness - before.harness,
+            machine=self.machine - before.machine,
+        )
 
 
 def read_cpu(pids: Mapping[str, int]) -> Cpu:
     """CPU seconds of the processes named controller, api_server and etcd. OSError when one has ended."""
-    return Cpu(**{name: parse_cpu(Path(f"/proc/{pid}/stat").read_text()) for name, pid in pids.items()})
+    used = {name: parse_cpu(Path(f"/proc/{pid}/stat").read_text()) for name, pid in pids.items()}
+    machine = parse_machine_cpu(Path("/proc/stat").read_text())
+    return Cpu(**used, harness=parse_cpu(Path("/proc/self/stat").read_text()), machine=machine)
 
 
 def parse_cpu(stat: str) -> float:
     """User and system seconds of a line of /proc/<pid>/stat."""
     fields = stat.rpartition(")")[2].split()
     return (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_S
+
+
+def parse_machine_cpu(stat: str) -> float:
+    """Busy seconds of all CPUs, from the first line of /proc/stat."""
+    user, nice, system, _idle, _iowait, irq, softirq = (int(word) for word in stat.split()[1:8])
+    return (user + nice + system + irq + softirq) / _TICKS_PER_S
 
 
 def read_rss_mib(pid: int) -> float:

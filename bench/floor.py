@@ -54,7 +54,7 @@ async def make_cluster(floor: Floor, live: Live) -> None:
     async with SLOTS:
         job = Job(live)
         init, join = job.build_machines()
-        await floor.api.apply(NESTED_CLUSTER, build_finalizer(live))
+        await floor.api.patch(NESTED_CLUSTER, build_finalizer(live))
         for secret in job.build_secrets():
             await floor.api.create(SECRET, secret)
         first = await make_machine(floor, job, init)

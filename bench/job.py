@@ -119,8 +119,10 @@ def build_provider_id(machine: NestedMachine) -> str:
 
 
 def build_finalizer(live: dict[str, Any]) -> dict[str, Any]:
-    """An apply body that adds our finalizer."""
-    return {**build_identity(live), "metadata": {**build_identity(live)["metadata"], "finalizers": [names.FINALIZER]}}
+    """A merge patch that adds our finalizer to an object that has none."""
+    meta = live["metadata"]
+    keys = ("name", "namespace", "resourceVersion")
+    return {"metadata": {**{key: meta[key] for key in keys}, "finalizers": [names.FINALIZER]}}
 
 
 def build_identity(live: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import msgspec
 from bench.api import MERGE_PATCH, Api
 from bench.job import NAMESPACE, build_manifest, build_pool
 from capn.api.resources import NESTED_CLUSTER
-from capn.errors import ApiStatusError, UnreachableError
+from capn.errors import ApiStatusError
 from capn.kube.paths import build_path
 
 _CREATORS = 8
@@ -116,9 +116,9 @@ async def observe(api: Api) -> AsyncIterator[Observer]:
 
     async def follow() -> None:
         try:
-            async for line in api.watch(NESTED_CLUSTER):
-                observer.see(line, time.monotonic())
-            observer.fail(UnreachableError("the API server ended the harness's watch"))
+            while True:  # what is shown again after a break changes nothing
+                async for line in api.watch(NESTED_CLUSTER):
+                    observer.see(line, time.monotonic())
         except Exception as error:  # noqa: BLE001 - raised again in `until`
             observer.fail(error)
 

@@ -58,6 +58,7 @@ def _build_rounds(results: Results) -> str:
         ("controller CPU s", lambda one: one.controller_cpu_s, ".3f"),
         ("API server CPU s", lambda one: one.api_server_cpu_s, ".3f"),
         ("etcd CPU s", lambda one: one.etcd_cpu_s, ".3f"),
+        ("others' share of the machine", lambda one: one.foreign_share, ".0%"),
         ("controller RSS MiB", lambda one: one.rss_mib, ".0f"),
     )
     rows = [

@@ -25,7 +25,8 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 class Round(msgspec.Struct, frozen=True, kw_only=True):
     """One contestant on a fresh API server: B1, B2 and B6. Writes by "VERB resource"; CPU in seconds a cluster.
 
-    `lone_writes` are those of `lone_clusters` made one after the other, `state_writes` those of all the others at once.
+    `foreign_share` is the part of the machine's CPU that other programs took meanwhile. `lone_writes` are those of
+    `lone_clusters` made one after the other, `state_writes` those of all the others at once.
     """
 
     contestant: str
@@ -42,6 +43,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     api_server_cpu_s: float
     etcd_cpu_s: float
     rss_mib: float
+    foreign_share: float
     latencies: list[Latency]
 
     @property

@@ -6,6 +6,7 @@ client; output: `Credentials`. Must not: write, log contents, or list Secrets (R
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Mapping
@@ -40,12 +41,18 @@ class CredentialStore:
         self._client = client
         self._now = now
         self._kept: dict[str, tuple[datetime, Credentials]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
 
     async def load(self, namespace: str, name: str, uid: str) -> Credentials:
         """From memory if it is whole and fresh, else from the API. TerminalError when a Secret is damaged."""
-        kept = self._kept.get(uid)
-        if kept is not None and self._now() - kept[0] < KEEP:
-            return kept[1]
+        # After a restart the cluster's and its machines' reconcilers all ask; one of them reads.
+        async with self._locks.setdefault(uid, asyncio.Lock()):
+            kept = self._kept.get(uid)
+            if kept is not None and self._now() - kept[0] < KEEP:
+                return kept[1]
+            return await self._read(namespace, name, uid)
+
+    async def _read(self, namespace: str, name: str, uid: str) -> Credentials:
         found = await self._read_pki_secrets(namespace, name, uid)
         whole = len(found) == len(pki_secret_names(name))
         credentials = Credentials(
@@ -64,6 +71,7 @@ class CredentialStore:
     def forget(self, uid: str) -> None:
         """Read again next time."""
         self._kept.pop(uid, None)
+        self._locks.pop(uid, None)
 
     async def _read_pki_secrets(self, namespace: str, name: str, uid: str) -> dict[str, dict[str, Any]]:
         """Those of the four PKI Secrets that exist, by name."""

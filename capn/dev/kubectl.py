@@ -51,9 +51,13 @@ class Kubectl:
         return out.decode(errors="replace")
 
     async def apply(self, *manifests: Mapping[str, Any]) -> str:
-        """`kubectl apply` of these manifests."""
+        """`kubectl apply` of these manifests.
+
+        Without kubectl's own validation: for that it fetches the whole OpenAPI document, which an API server under
+        software emulation takes longer to write than kubectl waits.
+        """
         listed = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
-        return await self.run("apply", "-f", "-", stdin=json.dumps(listed))
+        return await self.run("apply", "--validate=false", "-f", "-", stdin=json.dumps(listed))
 
     async def json(self, *args: str) -> Any:  # noqa: ANN401 - JSON
         """The parsed answer of a command with `-o json`."""

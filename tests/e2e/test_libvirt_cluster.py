@@ -1,12 +1,16 @@
 """One story with real machines, in order; each test goes on where the one before ended.
 
 A failing bootstrap is explained -> create -> SIGKILL of the controller in mid-boot -> Ready -> a pod runs and DNS
-answers -> a restart writes nothing -> delete leaves nothing. Two machines at most run at once.
+answers -> a restart writes nothing -> delete leaves nothing.
+
+One machine runs at a time unless CAPN_E2E_WORKERS asks for workers: under software emulation a control plane keeps more
+than a CPU busy, so that a worker beside it wants a host with more than two, or with KVM (`make test-e2e-workers`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -45,9 +49,11 @@ def manifest(name: str, **spec: object) -> dict[str, Any]:
     }
 
 
+WORKERS = int(os.environ.get("CAPN_E2E_WORKERS", "0"))
+NODES = {"good-cp-0", *(f"good-pool-{ordinal}" for ordinal in range(WORKERS))}
 GOOD = manifest(
     "good",
-    workers=[{"name": "pool", "replicas": 1}],
+    workers=[{"name": "pool", "replicas": WORKERS}] if WORKERS else [],
     controlPlane={"machine": {"cpus": 2, "memory": "2560Mi", "disk": "6Gi"}},
 )
 BAD = manifest("bad", controlPlane={"apiServer": {"extraArgs": {"no-such-flag": "true"}}})
@@ -161,19 +167,19 @@ def test_sigkill_in_mid_boot_makes_no_second_machine(lab: Lab) -> None:
 def test_it_becomes_ready(lab: Lab) -> None:
     lab.wait_for("good is Ready", lambda: condition(lab.cluster("good"), "Ready")["status"] == "True",
                  limit_s=2 * BOOT_LIMIT_S)  # fmt: skip
-    assert len(lab.domains()) == 2
+    assert len(lab.domains()) == len(NODES)
     assert lab.cluster("good")["status"]["version"] == VERSION
     nodes = lab.child("good").json("get", "nodes")["items"]
     provider_ids = {machine["status"]["providerID"] for machine in lab.objects("nestedmachines")}
-    assert {node["metadata"]["name"] for node in nodes} == {"good-cp-0", "good-pool-0"}
+    assert {node["metadata"]["name"] for node in nodes} == NODES
     assert {node["spec"]["providerID"] for node in nodes} == provider_ids
 
 
-def test_a_pod_runs_on_the_worker_and_dns_answers(lab: Lab) -> None:
+def test_a_pod_runs_and_dns_answers(lab: Lab) -> None:
     child = lab.child("good")
-    child.apply(build_pod())
-    child("wait", "--for=condition=Ready", f"pod/{POD_NAME}", "--timeout=300s", timeout_s=330)
-    assert child.json("get", "pod", POD_NAME)["spec"]["nodeName"] == "good-pool-0"
+    lab.wait_for("the child takes a pod", lambda: _takes_pod(child), limit_s=BOOT_LIMIT_S)
+    child("wait", "--for=condition=Ready", f"pod/{POD_NAME}", "--timeout=900s", timeout_s=930)
+    assert child.json("get", "pod", POD_NAME)["spec"]["nodeName"] in (NODES - {"good-cp-0"} or NODES)
     answer = ""
 
     def answers() -> bool:
@@ -182,17 +188,26 @@ def test_a_pod_runs_on_the_worker_and_dns_answers(lab: Lab) -> None:
         answer = done.stdout
         return done.returncode == 0
 
-    lab.wait_for("DNS answers in the pod", answers, limit_s=300)
+    lab.wait_for("DNS answers in the pod", answers, limit_s=BOOT_LIMIT_S)
     service = child.json("get", "service", "kubernetes")["spec"]["clusterIP"]
     assert parse_lookup(answer) == service
+
+
+def _takes_pod(child: Kubectl) -> bool:
+    """A child under software emulation may take longer to answer than kubectl waits, while its own pods start."""
+    try:
+        child.apply(build_pod())
+    except (AssertionError, subprocess.TimeoutExpired):
+        return False
+    return True
 
 
 def test_bootstrap_secrets_are_gone_after_the_join(lab: Lab) -> None:
     def clean() -> bool:
         tokens = lab.child("good").json("get", "secrets", "-n", "kube-system")["items"]
-        return (
-            not [item for item in tokens if item["type"] == "bootstrap.kubernetes.io/token"] and len(lab.volumes()) == 2
-        )
+        return not [item for item in tokens if item["type"] == "bootstrap.kubernetes.io/token"] and len(
+            lab.volumes()
+        ) == len(NODES)
 
     lab.wait_for("tokens and seeds are gone", clean, limit_s=120)
 

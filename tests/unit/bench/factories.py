@@ -31,6 +31,7 @@ def build_round(  # noqa: PLR0913 - what tests vary
     lone: dict[str, int] | None = None,
     writes: dict[str, int] | None = None,
     latencies: list[Latency] | None = None,
+    foreign: float = 0.0,
 ) -> Round:
     return Round(
         contestant=contestant,
@@ -47,6 +48,7 @@ def build_round(  # noqa: PLR0913 - what tests vary
         api_server_cpu_s=0.2,
         etcd_cpu_s=0.05,
         rss_mib=100.0,
+        foreign_share=foreign,
         latencies=[build_latency()] if latencies is None else latencies,
     )
 

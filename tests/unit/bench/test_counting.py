@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from bench.counting import Call, parse_cpu, parse_requests
+from bench.counting import Call, Cpu, parse_cpu, parse_machine_cpu, parse_requests
 
 
 def build_total(  # noqa: PLR0913 - labels of one line
@@ -57,3 +57,15 @@ def test_cpu_of_a_process_with_a_name_full_of_traps() -> None:
     fields = ["S", *["0"] * 10, "250", "50", *["0"] * 30]
     stat = f"42 (a) b (c) {' '.join(fields)}"
     assert parse_cpu(stat) == pytest.approx(300 / os.sysconf("SC_CLK_TCK"))
+
+
+def test_idle_and_stolen_time_is_not_busy() -> None:
+    stat = "cpu  100 20 30 99999 88888 4 6 77777 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n"
+    assert parse_machine_cpu(stat) == pytest.approx(160 / os.sysconf("SC_CLK_TCK"))
+
+
+def test_cpu_since_counts_every_part() -> None:
+    before = Cpu(controller=1, api_server=2, etcd=3, harness=4, machine=20)
+    after = Cpu(controller=2, api_server=4, etcd=6, harness=8, machine=40)
+    assert after.since(before) == Cpu(controller=1, api_server=2, etcd=3, harness=4, machine=20)
+    assert after.since(before).ours == 10

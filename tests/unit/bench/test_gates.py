@@ -45,6 +45,14 @@ def test_clusters_that_never_became_ready_are_no_rate() -> None:
     assert find(results, "B1 clusters/s against floor").passed is False
 
 
+def test_times_beside_a_busy_neighbour_are_not_judged_and_counts_are() -> None:
+    results = build_results(build_round("floor", foreign=0.5), build_round("capn", seconds=100.0))
+    assert find(results, "B1 clusters/s against floor").passed is None
+    assert "up to 50% of the machine" in find(results, "B1 clusters/s against floor").found
+    assert find(results, "B6").passed is None
+    assert find(results, "B2").passed is True
+
+
 def test_rounds_are_compared_pairwise() -> None:
     results = build_results(
         build_round("floor", number=1, seconds=10.0),

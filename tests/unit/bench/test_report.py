@@ -19,7 +19,7 @@ RESULTS = build_results(
 
 def test_the_tables_hold_the_numbers_and_the_missed_gates() -> None:
     text = build_report(RESULTS, judge(RESULTS))
-    assert "| capn | 8.00 | 19.0 | 16.0 | 0.0 | 0.100 | 0.200 | 0.050 | 100 |" in text
+    assert "| capn | 8.00 | 19.0 | 16.0 | 0.0 | 0.100 | 0.200 | 0.050 | 0% | 100 |" in text
     assert "| POST secrets | 7.00 | 7.00 | 7.00 |" in text
     assert "| B1 clusters/s against kopf | >= 5x | 1.60x | **missed** |" in text
     assert "| B1 clusters/s against floor | >= 0.8x | 0.80x | held |" in text
