@@ -26,6 +26,8 @@ LEADER_ELECTION: Mapping[str, str] = {
     "leader-elect-renew-deadline": "40s",
     "leader-elect-retry-period": "10s",
 }
+# The API server's liveness asks etcd, by default for two seconds; a slow etcd is no reason to kill the API server.
+ETCD_PATIENCE: Mapping[str, str] = {"etcd-healthcheck-timeout": "20s", "etcd-readycheck-timeout": "20s"}
 _PACE = {
     "livenessProbe": {"periodSeconds": 30, "timeoutSeconds": 30},
     "readinessProbe": {"periodSeconds": 10, "timeoutSeconds": 30},

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from capn.api.machine_template import Taint
-from capn.build.calm import LEADER_ELECTION, PATCHES_PATH
+from capn.build.calm import ETCD_PATIENCE, LEADER_ELECTION, PATCHES_PATH
 from capn.build.yaml_text import build_yaml, build_yaml_documents, refuse_control_characters
 from capn.errors import InvalidSpecError
 
@@ -165,7 +165,7 @@ def _build_cluster(config: ClusterConfigInput) -> dict[str, Any]:
             "serviceSubnet": config.service_cidr,
             "dnsDomain": config.dns_domain,
         },
-        "apiServer": {"certSANs": sans, **_build_args("apiServer", config.api_server_args)},
+        "apiServer": {"certSANs": sans, **_build_args("apiServer", {**ETCD_PATIENCE, **config.api_server_args})},
         "controllerManager": _build_args("controllerManager", {**LEADER_ELECTION, **config.controller_manager_args}),
         "scheduler": _build_args("scheduler", {**LEADER_ELECTION, **config.scheduler_args}),
         "etcd": {"local": {"dataDir": "/var/lib/etcd", **_build_args("etcd", config.etcd_args)}},
