@@ -17,8 +17,9 @@ from capn.errors import InvalidSpecError
 METADATA_NAMESPACE = "https://capn.dev/libvirt/v1"
 _DISK_TARGET = "vda"
 SEED_TARGET = "sda"
-# QEMU's translation cache under emulation: by default it may grow to an eighth of the guest's memory and beyond.
-_TRANSLATION_CACHE_MIB = 512
+# QEMU's translation cache under emulation. When it is full all of it is thrown away: with 512 MiB the API server of a
+# control plane took 114 s to its first answer, with QEMU's own limit of 1 GiB 50 s. Memory is taken as it fills.
+_TRANSLATION_CACHE_MIB = 1536
 # Room for the child's API server, which no worker gets: see `endpoint_address`.
 _ENDPOINT_OFFSET = 10
 

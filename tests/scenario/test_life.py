@@ -179,3 +179,16 @@ async def test_machine_removed_behind_our_back(scenario: Scenario, when: str) ->
     scenario.provider.remove(vm.ref)
     await scenario.ready()
     assert uid in scenario.world.machines
+
+
+async def test_a_cluster_costs_no_write_that_tells_nothing(scenario: Scenario) -> None:
+    """One control plane and one worker, by kind of write; `make bench` holds the real API server to the same."""
+    await scenario.create(workers=ONE_WORKER)
+    await scenario.ready()
+    writes = scenario.api.requests
+    assert writes["create", "secrets"] == 7
+    assert writes["create", "nestedmachines"] == 2
+    assert writes["patch", "nestedclusters"] == 1
+    # What falls into one status depends on how events interleave; more would be a status that was stale at once.
+    assert writes["apply", "nestedclusters/status"] <= 5
+    assert writes["apply", "nestedmachines/status"] <= 6
