@@ -19,7 +19,8 @@ from capn.parts.source import Report
 
 TOOLBOX_IMAGE = "capn.dev/toolbox:1"
 POD_NAME = "capn-demo"
-_LOOKUP = "kubernetes.default.svc"
+# In full: busybox's nslookup does not try the search domains.
+_LOOKUP = "kubernetes.default.svc.cluster.local"
 _NODES_LIMIT_S = 600.0
 _POD_LIMIT_S = 600.0
 _DNS_LIMIT_S = 600.0

@@ -184,7 +184,7 @@ def test_a_pod_runs_and_dns_answers(lab: Lab) -> None:
 
     def answers() -> bool:
         nonlocal answer
-        done = child.run("exec", POD_NAME, "--", "nslookup", "kubernetes.default.svc")
+        done = child.run("exec", POD_NAME, "--", "nslookup", "kubernetes.default.svc.cluster.local")
         answer = done.stdout
         return done.returncode == 0
 
