@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from capn.api.resources import NESTED_MACHINE, NODE, SECRET
 from capn.providers.base import MachineState
-from tests.harness.scenario import NAMESPACE_NAME, Scenario
+from capn.settings import MemoryEndpoint
+from tests.harness.scenario import NAMESPACE_NAME, Scenario, running_scenario
 
 ONE_WORKER = [{"name": "md", "replicas": 1}]
 
@@ -155,30 +154,30 @@ async def test_stopped_machine_is_started_again_and_keeps_its_node(scenario: Sce
     await scenario.ready()
 
 
-@pytest.mark.parametrize("when", ["before the join", "after the join"])
-async def test_machine_removed_behind_our_back(scenario: Scenario, when: str) -> None:
+async def test_worker_removed_behind_our_back_is_said_to_be_lost(scenario: Scenario) -> None:
     await scenario.create(workers=ONE_WORKER)
-    if when == "after the join":
-        await scenario.ready()
-        ref = await scenario.machine_ref("c1-md-0")
-        scenario.provider.remove(ref)
-
-        async def is_lost() -> bool:
-            found = await scenario.condition("c1-md-0", "InfrastructureReady", of="machine")
-            return found.get("reason") == "MachineLost"
-
-        await scenario.until(is_lost)
-
-        async def cluster_says_so() -> bool:
-            return (await scenario.condition("c1", "Ready")).get("reason") == "MachineLost"
-
-        await scenario.until(cluster_says_so)
-        return
-    await scenario.until(lambda: scenario.world.machines)
-    uid, vm = next(iter(scenario.world.machines.items()))
-    scenario.provider.remove(vm.ref)
     await scenario.ready()
-    assert uid in scenario.world.machines
+    scenario.provider.remove(await scenario.machine_ref("c1-md-0"))
+
+    async def is_lost() -> bool:
+        found = await scenario.condition("c1-md-0", "InfrastructureReady", of="machine")
+        return found.get("reason") == "MachineLost"
+
+    async def cluster_says_so() -> bool:
+        return (await scenario.condition("c1", "Ready")).get("reason") == "MachineLost"
+
+    await scenario.until(is_lost)
+    await scenario.until(cluster_says_so)
+
+
+async def test_machine_removed_in_mid_boot_is_made_again() -> None:
+    async with running_scenario(MemoryEndpoint(boot_s=1.0)) as scenario:
+        await scenario.create(workers=ONE_WORKER)
+        await scenario.until(lambda: scenario.world.machines)
+        uid, vm = next(iter(scenario.world.machines.items()))
+        scenario.provider.remove(vm.ref)
+        await scenario.until(lambda: uid in scenario.world.machines)
+        await scenario.ready()
 
 
 async def test_a_cluster_costs_no_write_that_tells_nothing(scenario: Scenario) -> None:

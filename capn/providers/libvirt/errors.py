@@ -34,6 +34,10 @@ _TRANSPORT_DOMAINS = frozenset({libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE})
 _TRANSPORT_WORDS = ("client socket is closed", "connection closed", "end of file while reading", "keepalive")
 # "2026-01-02T03:04:05.678901Z qemu-system-x86_64: " and the like at the head of QEMU's own words.
 _QEMU_PREFIX = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z?\s+qemu-system-\w+:\s*")
+# Which of the two libvirt says depends on whether QEMU ended before or after the monitor was connected.
+_MONITOR_PREFIX = re.compile(
+    r"internal error: (?:process exited while connecting to monitor|qemu unexpectedly closed the monitor): *"
+)
 _VARYING = re.compile(r"\b(?:pid|PID) \d+\b|\(process:\d+\)")
 _MESSAGE_LIMIT = 400
 
@@ -79,5 +83,7 @@ def unreachable() -> UnreachableError:
 def clean_message(error: libvirt.libvirtError) -> str:
     """The last line of libvirt's message without what differs from time to time."""
     lines = [line.strip() for line in (error.get_error_message() or "").splitlines() if line.strip()]
-    text = _VARYING.sub("", _QEMU_PREFIX.sub("", lines[-1])) if lines else "no reason given"
+    text = lines[-1] if lines else "no reason given"
+    for varying in (_MONITOR_PREFIX, _QEMU_PREFIX, _VARYING):
+        text = varying.sub("", text)
     return text[:_MESSAGE_LIMIT]

@@ -161,3 +161,11 @@ def test_messages_are_the_same_every_time() -> None:
     ]
     messages = {clean_message(_Error(libvirt.VIR_ERR_INTERNAL_ERROR, text)).strip() for text in texts}
     assert messages == {"bad kernel"}
+
+
+def test_one_failure_of_qemu_is_one_message_whenever_libvirt_noticed() -> None:
+    """Which words libvirt chooses is a race; a condition whose message changes each time would be written each time."""
+    heads = ("process exited while connecting to monitor", "qemu unexpectedly closed the monitor")
+    texts = [f"internal error: {head}: qemu: linux kernel too old" for head in heads]
+    messages = {clean_message(_Error(libvirt.VIR_ERR_INTERNAL_ERROR, text)) for text in texts}
+    assert messages == {"qemu: linux kernel too old"}
