@@ -175,6 +175,7 @@ def test_it_becomes_ready(lab: Lab) -> None:
     assert {node["spec"]["providerID"] for node in nodes} == provider_ids
 
 
+@pytest.mark.running_child
 def test_a_pod_runs_and_dns_answers(lab: Lab) -> None:
     child = lab.child("good")
     lab.wait_for("the child takes a pod", lambda: _takes_pod(child), limit_s=BOOT_LIMIT_S)
@@ -202,6 +203,7 @@ def _takes_pod(child: Kubectl) -> bool:
     return True
 
 
+@pytest.mark.running_child
 def test_bootstrap_secrets_are_gone_after_the_join(lab: Lab) -> None:
     def clean() -> bool:
         tokens = lab.child("good").json("get", "secrets", "-n", "kube-system")["items"]
@@ -212,6 +214,7 @@ def test_bootstrap_secrets_are_gone_after_the_join(lab: Lab) -> None:
     lab.wait_for("tokens and seeds are gone", clean, limit_s=120)
 
 
+@pytest.mark.running_child
 def test_the_hypervisor_sees_no_secret_and_the_controller_no_file_of_it(lab: Lab) -> None:
     secrets = lab.kubectl.json("get", "secrets", "-n", NAMESPACE)["items"]
     values = {value for secret in secrets for value in secret["data"].values() if len(value) > 40}
@@ -223,6 +226,7 @@ def test_the_hypervisor_sees_no_secret_and_the_controller_no_file_of_it(lab: Lab
     assert not Path(lab.hypervisor.pool_path).exists()
 
 
+@pytest.mark.running_child
 def test_a_restarted_controller_writes_nothing(lab: Lab, parent: Parent) -> None:
     assert lab.controller.stop() == 0
     before = _versions(lab)
