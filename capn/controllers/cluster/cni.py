@@ -31,8 +31,8 @@ async def reconcile_cni(scope: ClusterScope) -> Wait | None:
 
 
 async def _ensure_flannel(client: KubeClient, pod_cidr: str) -> None:
-    """Apply what is missing; the DaemonSet goes last, so that its presence means that all of it is there."""
-    manifests = sorted(build_flannel(pod_cidr=pod_cidr), key=lambda manifest: manifest["kind"] == DAEMON_SET.kind)
+    """Apply it in the builder's order, in which the DaemonSet is last: if that is there, all of it is."""
+    manifests = build_flannel(pod_cidr=pod_cidr)
     last = manifests[-1]["metadata"]
     if await client.get(DAEMON_SET, last["name"], last["namespace"]) is None:
         for manifest in manifests:
