@@ -24,9 +24,20 @@ _CONFIG = ("flannel-cfg", "/etc/kube-flannel")
 
 
 def build_flannel(
-    *, pod_cidr: str, image: str = FLANNEL_IMAGE, vni: int = 1, port: int = 8472, mtu: int | None = None
+    *,
+    pod_cidr: str,
+    api_host: str,
+    api_port: int,
+    image: str = FLANNEL_IMAGE,
+    vni: int = 1,
+    port: int = 8472,
+    mtu: int | None = None,
 ) -> list[dict[str, Any]]:
-    """All objects, in the order in which to apply them. `port` is the VXLAN's UDP port; `mtu` that of the overlay."""
+    """All objects, in the order in which to apply them. `port` is the VXLAN's UDP port; `mtu` that of the overlay.
+
+    `api_host` and `api_port` are the child's endpoint. flannel asks it there and not at the Service's address, which
+    nothing serves on a new node before kube-proxy does: a packet to it would leave the node by its default route.
+    """
     backend: dict[str, Any] = {"Type": "vxlan", "VNI": vni, "Port": port}
     if mtu is not None:
         backend["MTU"] = mtu
@@ -37,7 +48,7 @@ def build_flannel(
         _build_role(),
         _build_binding(),
         _build_config(network),
-        _build_daemon_set(image),
+        _build_daemon_set(image, api_host, api_port),
     ]
 
 
@@ -85,7 +96,7 @@ def _build_config(network: dict[str, Any]) -> dict[str, Any]:
     return _object("v1", "ConfigMap", {"namespace": NAMESPACE}, data=data)
 
 
-def _build_daemon_set(image: str) -> dict[str, Any]:
+def _build_daemon_set(image: str, api_host: str, api_port: int) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "hostNetwork": True,
         "priorityClassName": "system-node-critical",
@@ -102,7 +113,7 @@ def _build_daemon_set(image: str) -> dict[str, Any]:
                 _CNI_CONFIG,
             ),
         ],
-        "containers": [_daemon_container(image)],
+        "containers": [_daemon_container(image, api_host, api_port)],
         "volumes": [
             *(_host_volume(name, path, "DirectoryOrCreate") for name, path in (_RUN, _CNI_CONFIG, _CNI_PLUGIN)),
             _host_volume(*_XTABLES, "FileOrCreate"),
@@ -135,7 +146,7 @@ def _copy_container(name: str, image: str, source: str, target: str, volume: tup
     }
 
 
-def _daemon_container(image: str) -> dict[str, Any]:
+def _daemon_container(image: str, api_host: str, api_port: int) -> dict[str, Any]:
     return {
         "name": "flannel",
         "image": image,
@@ -145,6 +156,8 @@ def _daemon_container(image: str) -> dict[str, Any]:
         "env": [
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+            {"name": "KUBERNETES_SERVICE_HOST", "value": api_host},
+            {"name": "KUBERNETES_SERVICE_PORT", "value": str(api_port)},
         ],
         "resources": {"requests": {"cpu": "50m", "memory": "50Mi"}},
         "securityContext": {"privileged": False, "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}},

@@ -143,7 +143,9 @@ def build_domain_xml(domain: DomainInput) -> str:
     else:
         tcg = ET.SubElement(features, "tcg")
         _text(tcg, "tb-cache", str(_TRANSLATION_CACHE_MIB), unit="MiB")
-        ET.SubElement(root, "cpu", mode="maximum")
+        cpu = ET.SubElement(root, "cpu", mode="maximum")
+        # A fifth level of page tables is one more step in every walk that the emulator does in software.
+        ET.SubElement(cpu, "feature", policy="disable", name="la57")
     ET.SubElement(root, "clock", offset="utc")
     # A crashed or powered-off guest stays defined and off: the controller sees it and starts it again.
     for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):

@@ -129,7 +129,10 @@ def build_node(machine: SimulatedMachine, plan: GuestPlan) -> dict[str, Any]:
         "status": {
             "addresses": [{"type": "InternalIP", "address": machine.address}],
             "nodeInfo": {"kubeletVersion": machine.request.version},
-            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+            "conditions": [
+                {"type": "NetworkUnavailable", "status": "False", "reason": "FlannelIsUp"},
+                {"type": "Ready", "status": "True", "reason": "KubeletReady"},
+            ],
         },
     }
 

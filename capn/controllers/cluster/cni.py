@@ -1,6 +1,7 @@
 """Phase CNIReady: the network add-on is applied to the child and no node lacks a network.
 
-Nodes themselves say whether their network plugin works, and they are watched; so nothing here polls the add-on's pods.
+Nodes are watched, and flannel says on each of them that it runs there (condition NetworkUnavailable, False); so nothing
+here polls the add-on's pods. The kubelet's own word is not enough: it is content once a configuration file lies there.
 Must not: touch a child whose spec says cni None.
 """
 
@@ -26,13 +27,18 @@ async def reconcile_cni(scope: ClusterScope) -> Wait | None:
     if scope.child is None:
         raise TransientError("the child's API is not open yet")
     if not scope.was_true(ClusterCondition.CNI_READY):
-        await _ensure_flannel(scope.child.client, scope.cluster.spec.network.pod_cidr)
+        await _ensure_flannel(scope.child.client, scope)
     return compute_network_wait(scope.child.nodes.list())
 
 
-async def _ensure_flannel(client: KubeClient, pod_cidr: str) -> None:
+async def _ensure_flannel(client: KubeClient, scope: ClusterScope) -> None:
     """Apply it in the builder's order, in which the DaemonSet is last: if that is there, all of it is."""
-    manifests = build_flannel(pod_cidr=pod_cidr)
+    infrastructure = scope.require_infrastructure()
+    manifests = build_flannel(
+        pod_cidr=scope.cluster.spec.network.pod_cidr,
+        api_host=infrastructure.endpoint_host,
+        api_port=infrastructure.endpoint_port,
+    )
     last = manifests[-1]["metadata"]
     if await client.get(DAEMON_SET, last["name"], last["namespace"]) is None:
         for manifest in manifests:
@@ -40,23 +46,23 @@ async def _ensure_flannel(client: KubeClient, pod_cidr: str) -> None:
 
 
 def compute_network_wait(nodes: Iterable[dict[str, Any]]) -> Wait | None:
-    """Wait while no node is there or one says that its network is not ready."""
+    """Wait while no node is there or one has no network yet."""
     seen = list(nodes)
     lacking = sorted(node["metadata"]["name"] for node in seen if lacks_network(node))
     if lacking:
-        return Wait("WaitingForCNI", f"the network plugin is not ready on {', '.join(lacking)}", blocks=False)
+        return Wait("WaitingForCNI", f"flannel does not run yet on {', '.join(lacking)}", blocks=False)
     if not seen:
         return Wait("WaitingForCNI", "flannel is applied; no node has registered yet", blocks=False)
     return None
 
 
 def lacks_network(node: dict[str, Any]) -> bool:
-    """Whether the kubelet says that the node is not ready for want of a network plugin."""
-    for condition in (node.get("status") or {}).get("conditions") or ():
-        if condition.get("type") == "Ready":
-            message = str(condition.get("message", "")).lower()
-            return condition.get("status") != "True" and "network" in message
-    return True
+    """Whether flannel has not said of this node that its network is there, or the kubelet says that it is not."""
+    conditions = {item.get("type"): item for item in (node.get("status") or {}).get("conditions") or ()}
+    if conditions.get("NetworkUnavailable", {}).get("status") != "False":
+        return True
+    ready = conditions.get("Ready", {})
+    return ready.get("status") != "True" and "network" in str(ready.get("message", "")).lower()
 
 
 async def apply_manifest(client: KubeClient, manifest: dict[str, Any]) -> None:

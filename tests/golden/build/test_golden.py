@@ -80,7 +80,7 @@ def test_kubeadm_join_control_plane(golden: SnapshotAssertion) -> None:
 
 
 def test_flannel(golden: SnapshotAssertion) -> None:
-    assert build_yaml_documents(build_flannel(pod_cidr="10.244.0.0/16", mtu=1400)) == golden
+    assert build_yaml_documents(build_flannel(pod_cidr="10.244.0.0/16", api_host="10.0.0.10", api_port=6443, mtu=1400)) == golden
 
 
 def test_secrets(golden: SnapshotAssertion) -> None:

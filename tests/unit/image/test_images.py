@@ -70,7 +70,7 @@ def test_only_those_that_call_network_tools_have_them(images: dict[str, OciImage
 
 
 def test_flannel_manifests_find_their_programs(images: dict[str, OciImage]) -> None:
-    daemon_set = next(item for item in build_flannel(pod_cidr="10.244.0.0/16") if item["kind"] == "DaemonSet")
+    daemon_set = next(item for item in build_flannel(pod_cidr="10.244.0.0/16", api_host="10.0.0.10", api_port=6443) if item["kind"] == "DaemonSet")
     pod = daemon_set["spec"]["template"]["spec"]
     files = read_files(images[FLANNEL_IMAGE])
     for container in pod["containers"]:

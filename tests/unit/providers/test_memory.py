@@ -124,7 +124,10 @@ async def test_init_leaves_kubeadms_record_and_a_ready_node(provider: MemoryProv
     node = await child.get(NODE, "demo-cp-0")
     assert node is not None
     assert node["spec"]["providerID"].startswith("capn-memory://tenant/demo/demo-cp-0/")
-    assert node["status"]["conditions"][0]["status"] == "True"
+    assert {item["type"]: item["status"] for item in node["status"]["conditions"]} == {
+            "NetworkUnavailable": "False",
+            "Ready": "True",
+        }
     assert '"v1.99.0"' in (await child.get_raw("/version"))[1]
 
 
