@@ -19,6 +19,7 @@ from capn.api.machine_template import RFC1123_LABEL
 from capn.build.calm import PATCHES_PATH, build_patches
 from capn.build.pki import ClusterPki
 from capn.build.report import Report, ReportState, encode_report
+from capn.build.service_guard import GUARD_PATH, GUARD_UNIT, build_service_guard
 from capn.build.yaml_text import build_yaml
 from capn.errors import InvalidSpecError
 
@@ -80,6 +81,7 @@ class UserDataInput:
     mode: BootstrapMode
     endpoint_host: str
     endpoint_port: int
+    service_cidr: str
     kubeadm_config: str = field(repr=False)
     pki: ClusterPki | None = None
 
@@ -139,7 +141,7 @@ def _build_run_commands() -> list[list[str]]:
             tail=f"error: cloud-init did not write {LIBRARY_PATH}/bootstrap.sh or its units",
         )
     )
-    start = "systemctl enable --now --no-block capn-report.service capn-bootstrap.service"
+    start = "systemctl enable --now --no-block capn-services.service capn-report.service capn-bootstrap.service"
     # If the files are not there, this is the only one left to say so. (The empty report ends the loop of `boot`.)
     complain = f"while :; do echo '{lost}' >>{CONSOLE}; sleep 10; done"
     return [["sh", "-c", f"{start} || {{ mkdir -p /var/lib/capn; : >>{REPORT_PATH}; {complain}; }}"]]
@@ -159,6 +161,8 @@ def _build_files(machine: UserDataInput) -> Iterator[dict[str, Any]]:
     yield _file(f"{LIBRARY_PATH}/bootstrap.sh", read_guest_program("bootstrap.sh"), "0755")
     yield _file("/etc/systemd/system/capn-report.service", _REPORT_UNIT, "0644")
     yield _file("/etc/systemd/system/capn-bootstrap.service", _BOOTSTRAP_UNIT, "0644")
+    yield _file("/etc/systemd/system/capn-services.service", GUARD_UNIT, "0644")
+    yield _file(GUARD_PATH, build_service_guard(machine.service_cidr), "0644")
     yield _file(ENVIRONMENT_PATH, environment, "0644")
     yield _file(KUBEADM_CONFIG_PATH, machine.kubeadm_config, "0600")
     if machine.pki is not None:

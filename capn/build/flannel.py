@@ -8,6 +8,7 @@ Must not: name an image that the node image does not hold.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 FLANNEL_IMAGE = "ghcr.io/flannel-io/flannel:v0.28.10"
@@ -23,32 +24,36 @@ _XTABLES = ("xtables-lock", "/run/xtables.lock")
 _CONFIG = ("flannel-cfg", "/etc/kube-flannel")
 
 
-def build_flannel(
-    *,
-    pod_cidr: str,
-    api_host: str,
-    api_port: int,
-    image: str = FLANNEL_IMAGE,
-    vni: int = 1,
-    port: int = 8472,
-    mtu: int | None = None,
-) -> list[dict[str, Any]]:
-    """All objects, in the order in which to apply them. `port` is the VXLAN's UDP port; `mtu` that of the overlay.
+@dataclass(frozen=True, slots=True)
+class FlannelInput:
+    """`port` is the VXLAN's UDP port, `mtu` that of the overlay; `api_host` and `api_port` are the child's endpoint.
 
-    `api_host` and `api_port` are the child's endpoint. flannel asks it there and not at the Service's address, which
-    nothing serves on a new node before kube-proxy does: a packet to it would leave the node by its default route.
+    flannel asks the API there and not at the Service's address, which nothing serves on a new node before kube-proxy
+    does: a packet to it would leave the node by its default route.
     """
-    backend: dict[str, Any] = {"Type": "vxlan", "VNI": vni, "Port": port}
-    if mtu is not None:
-        backend["MTU"] = mtu
-    network = {"Network": pod_cidr, "EnableNFTables": False, "Backend": backend}
+
+    pod_cidr: str
+    api_host: str
+    api_port: int
+    image: str = FLANNEL_IMAGE
+    vni: int = 1
+    port: int = 8472
+    mtu: int | None = None
+
+
+def build_flannel(flannel: FlannelInput) -> list[dict[str, Any]]:
+    """All objects, in the order in which to apply them."""
+    backend: dict[str, Any] = {"Type": "vxlan", "VNI": flannel.vni, "Port": flannel.port}
+    if flannel.mtu is not None:
+        backend["MTU"] = flannel.mtu
+    network = {"Network": flannel.pod_cidr, "EnableNFTables": False, "Backend": backend}
     return [
         _build_namespace(),
         _object("v1", "ServiceAccount", {"namespace": NAMESPACE}),
         _build_role(),
         _build_binding(),
         _build_config(network),
-        _build_daemon_set(image, api_host, api_port),
+        _build_daemon_set(flannel),
     ]
 
 
@@ -96,7 +101,7 @@ def _build_config(network: dict[str, Any]) -> dict[str, Any]:
     return _object("v1", "ConfigMap", {"namespace": NAMESPACE}, data=data)
 
 
-def _build_daemon_set(image: str, api_host: str, api_port: int) -> dict[str, Any]:
+def _build_daemon_set(flannel: FlannelInput) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "hostNetwork": True,
         "priorityClassName": "system-node-critical",
@@ -104,16 +109,18 @@ def _build_daemon_set(image: str, api_host: str, api_port: int) -> dict[str, Any
         # The network must come up on every node, whatever its taints; `not-ready` is what it cures.
         "tolerations": [{"operator": "Exists", "effect": "NoSchedule"}, {"operator": "Exists", "effect": "NoExecute"}],
         "initContainers": [
-            _copy_container("install-plugin", image, "/opt/cni/bin/flannel", f"{_CNI_PLUGIN[1]}-host/", _CNI_PLUGIN),
+            _copy_container(
+                "install-plugin", flannel.image, "/opt/cni/bin/flannel", f"{_CNI_PLUGIN[1]}-host/", _CNI_PLUGIN
+            ),
             _copy_container(
                 "install-config",
-                image,
+                flannel.image,
                 f"{_CONFIG[1]}/cni-conf.json",
                 f"{_CNI_CONFIG[1]}/10-flannel.conflist",
                 _CNI_CONFIG,
             ),
         ],
-        "containers": [_daemon_container(image, api_host, api_port)],
+        "containers": [_daemon_container(flannel)],
         "volumes": [
             *(_host_volume(name, path, "DirectoryOrCreate") for name, path in (_RUN, _CNI_CONFIG, _CNI_PLUGIN)),
             _host_volume(*_XTABLES, "FileOrCreate"),
@@ -146,18 +153,18 @@ def _copy_container(name: str, image: str, source: str, target: str, volume: tup
     }
 
 
-def _daemon_container(image: str, api_host: str, api_port: int) -> dict[str, Any]:
+def _daemon_container(flannel: FlannelInput) -> dict[str, Any]:
     return {
         "name": "flannel",
-        "image": image,
+        "image": flannel.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["/opt/bin/flanneld"],
         "args": ["--ip-masq", "--kube-subnet-mgr"],
         "env": [
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-            {"name": "KUBERNETES_SERVICE_HOST", "value": api_host},
-            {"name": "KUBERNETES_SERVICE_PORT", "value": str(api_port)},
+            {"name": "KUBERNETES_SERVICE_HOST", "value": flannel.api_host},
+            {"name": "KUBERNETES_SERVICE_PORT", "value": str(flannel.api_port)},
         ],
         "resources": {"requests": {"cpu": "50m", "memory": "50Mi"}},
         "securityContext": {"privileged": False, "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}},

@@ -91,6 +91,7 @@ def user_data(ref: MachineRef) -> bytes:
             mode=BootstrapMode.INIT,
             endpoint_host="192.0.2.10",
             endpoint_port=6443,
+            service_cidr="10.96.0.0/16",
             kubeadm_config=config,
             pki=pki(),
         )

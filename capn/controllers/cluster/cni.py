@@ -13,7 +13,7 @@ from typing import Any
 from capn.api.cluster import Cni
 from capn.api.conditions import ClusterCondition
 from capn.api.resources import BY_KIND, DAEMON_SET
-from capn.build.flannel import build_flannel
+from capn.build.flannel import FlannelInput, build_flannel
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 from capn.errors import TransientError
@@ -35,9 +35,11 @@ async def _ensure_flannel(client: KubeClient, scope: ClusterScope) -> None:
     """Apply it in the builder's order, in which the DaemonSet is last: if that is there, all of it is."""
     infrastructure = scope.require_infrastructure()
     manifests = build_flannel(
-        pod_cidr=scope.cluster.spec.network.pod_cidr,
-        api_host=infrastructure.endpoint_host,
-        api_port=infrastructure.endpoint_port,
+        FlannelInput(
+            pod_cidr=scope.cluster.spec.network.pod_cidr,
+            api_host=infrastructure.endpoint_host,
+            api_port=infrastructure.endpoint_port,
+        )
     )
     last = manifests[-1]["metadata"]
     if await client.get(DAEMON_SET, last["name"], last["namespace"]) is None:

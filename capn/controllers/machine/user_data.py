@@ -50,6 +50,7 @@ def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
             mode=mode,
             endpoint_host=endpoint.host,
             endpoint_port=endpoint.port,
+            service_cidr=cluster.spec.network.service_cidr,
             kubeadm_config=config,
             pki=None if mode is BootstrapMode.JOIN_WORKER else pki,
         )

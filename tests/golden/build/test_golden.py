@@ -21,6 +21,7 @@ from tests.unit.build.samples import (
     make_cluster,
     make_fixed_pair,
     make_fixed_pki,
+    make_flannel_input,
     make_init_input,
     make_join_input,
     make_machine,
@@ -80,7 +81,7 @@ def test_kubeadm_join_control_plane(golden: SnapshotAssertion) -> None:
 
 
 def test_flannel(golden: SnapshotAssertion) -> None:
-    assert build_yaml_documents(build_flannel(pod_cidr="10.244.0.0/16", api_host="10.0.0.10", api_port=6443, mtu=1400)) == golden
+    assert build_yaml_documents(build_flannel(make_flannel_input(mtu=1400))) == golden
 
 
 def test_secrets(golden: SnapshotAssertion) -> None:

@@ -9,6 +9,7 @@ from capn.api.cluster import NestedCluster
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import Taint
 from capn.build.cloudinit import BootstrapMode, UserDataInput
+from capn.build.flannel import FlannelInput
 from capn.build.kubeadm import ClusterConfigInput, JoinInput, NodeInput, build_init_config, build_join_config
 from capn.build.pki import ClusterPki, KeyPair
 
@@ -90,8 +91,13 @@ def make_user_data_input(mode: BootstrapMode, **fields: object) -> UserDataInput
         "mode": mode,
         "endpoint_host": "10.89.0.10",
         "endpoint_port": 6443,
+        "service_cidr": "10.96.0.0/16",
         "kubeadm_config": config,
         "pki": None if worker else make_fixed_pki(),
     }
     defaults.update(fields)
     return UserDataInput(**defaults)
+
+
+def make_flannel_input(**fields: Any) -> FlannelInput:
+    return FlannelInput(**{"pod_cidr": "10.244.0.0/16", "api_host": "10.89.0.10", "api_port": 6443, **fields})

@@ -7,10 +7,11 @@ import pytest
 
 from capn.api.resources import BY_KIND
 from capn.build.flannel import FLANNEL_IMAGE, build_flannel
+from tests.unit.build.samples import make_flannel_input
 
 
 def by_kind(*, vni: int = 1, port: int = 8472, mtu: int | None = None) -> dict[str, dict[str, Any]]:
-    manifests = build_flannel(pod_cidr="10.244.0.0/16", api_host="10.0.0.10", api_port=6443, vni=vni, port=port, mtu=mtu)
+    manifests = build_flannel(make_flannel_input(vni=vni, port=port, mtu=mtu))
     return {manifest["kind"]: manifest for manifest in manifests}
 
 
@@ -23,9 +24,9 @@ def test_network_settings_reach_the_configuration() -> None:
 
 
 def test_every_object_can_be_applied_and_comes_after_what_it_needs() -> None:
-    kinds = [manifest["kind"] for manifest in build_flannel(pod_cidr="10.244.0.0/16", api_host="10.0.0.10", api_port=6443)]
+    kinds = [manifest["kind"] for manifest in build_flannel(make_flannel_input())]
     assert kinds == ["Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet"]
-    for manifest in build_flannel(pod_cidr="10.244.0.0/16", api_host="10.0.0.10", api_port=6443):
+    for manifest in build_flannel(make_flannel_input()):
         resource = BY_KIND[manifest["apiVersion"], manifest["kind"]]
         assert ("namespace" in manifest["metadata"]) == resource.namespaced
 

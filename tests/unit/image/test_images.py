@@ -10,6 +10,7 @@ from capn.errors import NotFoundError
 from capn.image.images import TOOLBOX_IMAGE, build_contents, build_images, find_sandbox
 from capn.image.oci import LayerEntry, OciImage, write_layer
 from capn.parts.catalogue import list_parts
+from tests.unit.build.samples import make_flannel_input
 
 NAMES = tuple(
     f"registry.test/{name}"
@@ -70,7 +71,7 @@ def test_only_those_that_call_network_tools_have_them(images: dict[str, OciImage
 
 
 def test_flannel_manifests_find_their_programs(images: dict[str, OciImage]) -> None:
-    daemon_set = next(item for item in build_flannel(pod_cidr="10.244.0.0/16", api_host="10.0.0.10", api_port=6443) if item["kind"] == "DaemonSet")
+    daemon_set = next(item for item in build_flannel(make_flannel_input()) if item["kind"] == "DaemonSet")
     pod = daemon_set["spec"]["template"]["spec"]
     files = read_files(images[FLANNEL_IMAGE])
     for container in pod["containers"]:

@@ -98,6 +98,7 @@ def joining(ordinal: int = 0) -> MachineRequest:
             mode=BootstrapMode.JOIN_WORKER,
             endpoint_host="10.100.0.10",
             endpoint_port=6443,
+            service_cidr="10.96.0.0/16",
             kubeadm_config=config,
         )
     )
@@ -125,9 +126,9 @@ async def test_init_leaves_kubeadms_record_and_a_ready_node(provider: MemoryProv
     assert node is not None
     assert node["spec"]["providerID"].startswith("capn-memory://tenant/demo/demo-cp-0/")
     assert {item["type"]: item["status"] for item in node["status"]["conditions"]} == {
-            "NetworkUnavailable": "False",
-            "Ready": "True",
-        }
+        "NetworkUnavailable": "False",
+        "Ready": "True",
+    }
     assert '"v1.99.0"' in (await child.get_raw("/version"))[1]
 
 
