@@ -23,7 +23,7 @@ from capn.dev.evidence import gather_evidence
 from capn.dev.files import write_private
 from capn.dev.kubectl import Kubectl
 from capn.dev.progress import Progress
-from capn.dev.stages import StageTime, StageTracker
+from capn.dev.stages import StageTime, StageTracker, sum_stages
 from capn.dev.state import DevState
 from capn.dev.supplies import ensure_node_image, ensure_programs
 from capn.dev.tree import ClusterNode, draw_tree, read_tree
@@ -160,7 +160,7 @@ async def wait_ready(
     try:
         await wait_until(f"{sample.namespace}/{sample.name} Ready", missing, limit_s=limit_s)
     finally:
-        stages += tracker.finished
+        stages += sum_stages(tracker.finished)
     return seen[0]
 
 

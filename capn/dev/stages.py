@@ -5,9 +5,12 @@ Role: pure bookkeeping over snapshots of the tree. Inputs: snapshots with the el
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from capn.dev.tree import ClusterNode, MachineNode
+
+_LAST = "done"  # the guest's last word; what the machine then waits for says more
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,25 @@ class StageTracker:
 
 def _stages(cluster: ClusterNode) -> list[tuple[str, str]]:
     machines = [(machine.name, _machine_stage(machine)) for machine in cluster.machines]
-    return [(f"{cluster.namespace}/{cluster.name}", cluster.phase), *machines]
+    return [(f"{cluster.namespace}/{cluster.name}", _join(cluster.phase, cluster.waiting)), *machines]
 
 
 def _machine_stage(machine: MachineNode) -> str:
     if machine.ready:
         return "Ready"
-    if machine.stage and machine.phase in {"Bootstrapping", "Failed"}:
+    if machine.stage and machine.stage != _LAST and machine.phase in {"Bootstrapping", "Failed"}:
         return f"{machine.phase}: {machine.stage}"
-    return machine.phase
+    return _join(machine.phase, machine.waiting)
+
+
+def _join(phase: str, waiting: str) -> str:
+    return f"{phase}: {waiting}" if waiting and waiting != phase else phase
+
+
+def sum_stages(stages: Iterable[StageTime]) -> list[StageTime]:
+    """One entry a stage, in the order of its first time: a stage may be seen more than once."""
+    sums: dict[tuple[str, str], float] = {}
+    for stage in stages:
+        key = (stage.subject, stage.stage)
+        sums[key] = sums.get(key, 0.0) + stage.seconds
+    return [StageTime(subject, name, seconds) for (subject, name), seconds in sums.items()]

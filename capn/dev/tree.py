@@ -31,11 +31,12 @@ class MachineNode:
     address: str
     created: str
     message: str
+    waiting: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """One child cluster of the tree."""
+    """One child cluster of the tree. `waiting` is the reason why it (or a machine) is not Ready yet, else empty."""
 
     namespace: str
     name: str
@@ -47,6 +48,7 @@ class ClusterNode:
     endpoint: str
     created: str
     message: str
+    waiting: str
     machines: tuple[MachineNode, ...]
 
 
@@ -82,6 +84,7 @@ def _machine_node(machine: Mapping[str, Any]) -> MachineNode:
         address=addresses[0] if addresses else "",
         created=machine["metadata"].get("creationTimestamp", ""),
         message=status.get("failureMessage", ""),
+        waiting=_waiting(machine),
     )
 
 
@@ -100,6 +103,7 @@ def _cluster_node(cluster: Mapping[str, Any], owned: Mapping[tuple[str, str], li
         endpoint=f"{endpoint['host']}:{endpoint['port']}" if endpoint else "",
         created=meta.get("creationTimestamp", ""),
         message=status.get("failureMessage", ""),
+        waiting=_waiting(cluster),
         machines=tuple(sorted(machines, key=lambda machine: machine.name)),
     )
 
@@ -108,6 +112,11 @@ def _phase(obj: Mapping[str, Any]) -> str:
     if obj["metadata"].get("deletionTimestamp"):
         return "Deleting"
     return str(obj.get("status", {}).get("phase") or "Pending")
+
+
+def _waiting(obj: Mapping[str, Any]) -> str:
+    condition = find_condition(obj, "Ready")
+    return str(condition.get("reason", "")) if condition is not None and not is_ready(obj) else ""
 
 
 def find_condition(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from capn.dev.stages import StageTime, StageTracker
+from capn.dev.stages import StageTime, StageTracker, sum_stages
 from capn.dev.tree import arrange, draw_tree, format_age, is_ready
 
 NOW = datetime(2026, 1, 1, 12, 10, tzinfo=UTC)
@@ -112,12 +112,28 @@ def test_stages_are_told_once_and_timed() -> None:
     def look(at: float, *machines: dict[str, Any], ready: bool = False) -> list[str]:
         return tracker.observe(arrange([cluster(ready=ready)], machines)[0], at)
 
-    assert look(0) == [f"{'default/demo':<24} Provisioning"]
+    assert look(0) == [f"{'default/demo':<24} Provisioning: R"]
     booting = machine(ready=False, phase="Bootstrapping", bootstrap={"stage": "boot"})
     assert look(2, booting) == [f"{'demo-cp-0':<24} Bootstrapping: boot"]
     assert look(3, booting) == []
     assert look(9, machine(), ready=True) == [f"{'default/demo':<24} Ready", f"{'demo-cp-0':<24} Ready"]
     assert tracker.finished == [
-        StageTime("default/demo", "Provisioning", 9),
+        StageTime("default/demo", "Provisioning: R", 9),
         StageTime("demo-cp-0", "Bootstrapping: boot", 7),
     ]
+
+
+def test_what_is_waited_for_is_told_and_a_stage_seen_twice_is_one_line_of_the_table() -> None:
+    def why(obj: dict[str, Any], reason: str) -> dict[str, Any]:
+        conditions = [item for item in obj["status"].get("conditions", []) if item["type"] != "Ready"]
+        obj["status"]["conditions"] = [*conditions, {"type": "Ready", "status": "False", "reason": reason}]
+        return obj
+
+    done = machine(ready=False, phase="Bootstrapping", bootstrap={"stage": "done"})
+    node = arrange([why(cluster(ready=False), "WaitingForCNI")], [why(done, "NodeNotReady")])[0]
+    assert StageTracker().observe(node, 0) == [
+        f"{'default/demo':<24} Provisioning: WaitingForCNI",
+        f"{'demo-cp-0':<24} Bootstrapping: NodeNotReady",
+    ]
+    seen = [StageTime("m", "a", 1), StageTime("m", "b", 2), StageTime("m", "a", 4), StageTime("n", "a", 8)]
+    assert sum_stages(seen) == [StageTime("m", "a", 5), StageTime("m", "b", 2), StageTime("n", "a", 8)]
