@@ -101,7 +101,8 @@ class Job:
             endpoint=ENDPOINT,
             pki=self.pki,
             provider_id=build_provider_id(machine),
-            token=generate_token(uuid.uuid4().bytes * 2) if joins else None,
+            token=generate_token(uuid.uuid4().bytes * 2),
+            joins=joins,
         )
         return build_bootstrap_secret(machine, user_data)
 

@@ -29,6 +29,7 @@ _TIMEOUTS = {
     "tlsBootstrap": _PATIENCE,
     "discovery": _PATIENCE,
 }
+_TOKEN_TTL = "15m0s"  # noqa: S105 - a time
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _LABEL_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -71,6 +72,7 @@ class ClusterConfigInput:
     service_cidr: str
     dns_domain: str
     node: NodeInput
+    token: str = field(repr=False)
     sans: Sequence[str] = ()
     api_server_args: Mapping[str, str] = field(default_factory=dict)
     controller_manager_args: Mapping[str, str] = field(default_factory=dict)
@@ -142,8 +144,8 @@ def _build_init(config: ClusterConfigInput) -> dict[str, Any]:
     return {
         "apiVersion": API_VERSION,
         "kind": "InitConfiguration",
-        # Without this kubeadm makes a token of its own that lives for a day.
-        "bootstrapTokens": [],
+        # With none given, or an empty list, kubeadm makes a token of its own that lives for a day.
+        "bootstrapTokens": [{"token": config.token, "ttl": _TOKEN_TTL, "description": "capn: initializes"}],
         "localAPIEndpoint": endpoint,
         "nodeRegistration": _build_registration(config.node, control_plane=True),
         "patches": {"directory": PATCHES_PATH},

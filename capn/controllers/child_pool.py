@@ -84,7 +84,8 @@ class ChildPool:
         if entry is None or entry.child.nodes.synced:
             return
         try:
-            await asyncio.wait_for(entry.child.nodes.wait_synced(), timeout=self._sync_timeout_s)
+            async with asyncio.timeout(self._sync_timeout_s):
+                await entry.child.nodes.wait_synced()
         except TimeoutError:
             raise UnreachableError("the child's API server does not answer", reason="ChildUnreachable") from None
 

@@ -38,7 +38,8 @@ class Kubectl:
         words = " ".join(args[:4])
         try:
             data = None if stdin is None else stdin.encode()
-            out, err = await asyncio.wait_for(process.communicate(data), limit_s)
+            async with asyncio.timeout(limit_s):
+                out, err = await process.communicate(data)
         except TimeoutError as error:
             raise TerminalError(f"kubectl {words}: no end after {limit_s:.0f} s", reason="KubectlFailed") from error
         finally:

@@ -10,13 +10,13 @@ import asyncio
 import base64
 import contextlib
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from capn import names
 from capn.api.resources import CONFIG_MAP, NODE, SECRET
 from capn.build.report import ReportState
-from capn.build.tokens import token_secret_name
+from capn.build.tokens import build_token_secret, token_secret_name
 from capn.errors import CapnError, ConflictError
 from capn.kube.client import KubeClient
 from capn.providers.memory_guest import GuestPlan, read_user_data
@@ -48,7 +48,7 @@ async def boot(world: MemoryWorld, machine: SimulatedMachine, *, boot_s: float, 
             await sleep(boot_s / len(_STAGES_INIT))
         _fail_if_told(world, machine)
         if plan.token is None:
-            await _init(cluster, machine, plan)
+            await _init(cluster, machine, plan, world.now())
         else:
             await _join(world, cluster, machine, plan, plan.token, sleep)
         machine.say("done", ReportState.SUCCEEDED)
@@ -68,7 +68,7 @@ def _read(machine: SimulatedMachine) -> GuestPlan:
         raise GuestFailedError("cloud-init", f"error: user-data cannot be used: {error}") from error
 
 
-async def _init(cluster: SimulatedCluster, machine: SimulatedMachine, plan: GuestPlan) -> None:
+async def _init(cluster: SimulatedCluster, machine: SimulatedMachine, plan: GuestPlan, now: datetime) -> None:
     kubeadm = cluster.api.as_manager("kubeadm")
     cluster.api.raw["/version"] = (200, f'{{"gitVersion": "{machine.request.version}"}}')
     config = {
@@ -78,6 +78,10 @@ async def _init(cluster: SimulatedCluster, machine: SimulatedMachine, plan: Gues
         "data": {"ClusterConfiguration": f"kubernetesVersion: {machine.request.version}\n"},
     }
     await _create(kubeadm, CONFIG_MAP, config)
+    if plan.made_token is not None:
+        expires = now + timedelta(minutes=15)
+        token = build_token_secret(plan.made_token, expires=expires, description="", machine_uid=machine.ref.uid)
+        await _create(kubeadm, SECRET, token)
     await _create(kubeadm, NODE, build_node(machine, plan))
     cluster.initialized = True
 

@@ -16,16 +16,22 @@ from capn.errors import InvalidSpecError
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _KUBEADM_GROUP = "kubeadm.k8s.io/"
 _HEAD = 512
+# kubeadm makes a token of its own, a random one, when it is told of none or of an empty list.
+_DEFAULT_TOKEN = "abcdef.0123456789abcdef"  # noqa: S105 - simulated
 
 
 @dataclass(frozen=True, slots=True)
 class GuestPlan:
-    """What the machine will do. `token` is None for the machine that initializes the cluster."""
+    """What the machine will do. `token` is what it joins with, None for the machine that initializes the cluster.
+
+    `made_token` is what that one makes in the child.
+    """
 
     node_name: str
     provider_id: str
     token: str | None = field(repr=False)
     taints: tuple[dict[str, Any], ...] = ()
+    made_token: str | None = field(default=None, repr=False)
 
 
 def read_user_data(user_data: bytes) -> GuestPlan:
@@ -46,11 +52,13 @@ def _read_kubeadm(documents: list[Any]) -> GuestPlan:
     if main is None:
         raise InvalidSpecError("bootstrap data", "holds neither an InitConfiguration nor a JoinConfiguration")
     registration = main.get("nodeRegistration", {})
+    made = None if join else (main.get("bootstrapTokens") or [{"token": _DEFAULT_TOKEN}])[0]["token"]
     return GuestPlan(
         node_name=registration.get("name", ""),
         provider_id=_extra_args(registration).get("provider-id", ""),
         token=join["discovery"]["bootstrapToken"]["token"] if join else None,
         taints=tuple(registration.get("taints") or ()),
+        made_token=made,
     )
 
 

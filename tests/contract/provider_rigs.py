@@ -82,6 +82,7 @@ def user_data(ref: MachineRef) -> bytes:
             service_cidr="10.96.0.0/16",
             dns_domain="cluster.local",
             node=NodeInput(name=ref.name, provider_id=provider_id),
+            token="first0.0123456789abcdef",
             api_server_args={"canary": CANARY},
         )
     )

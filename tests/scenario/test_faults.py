@@ -247,6 +247,20 @@ async def test_deletion_policy(scenario: Scenario, *, orphan: bool) -> None:
     scenario.world.clusters.clear()
 
 
+async def test_a_stop_ends_everything_wherever_it_falls() -> None:
+    """A cancellation that one await swallows would leave a worker behind, and a controller that never ends."""
+    for turns in range(1, 121):
+        async with running_scenario() as scenario:
+            await scenario.create(workers=ONE_WORKER)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            try:
+                async with asyncio.timeout(20):
+                    await scenario.kill()
+            except TimeoutError:
+                pytest.fail(f"after {turns} turns of the loop the controllers do not end")
+
+
 async def test_killed_at_any_moment_it_ends_in_the_same_state() -> None:
     """Kill the controllers after every few scheduler turns of one cluster's making, then let it finish."""
     for turns in (1, 3, 8, 20, 45, 80, 120, 200):

@@ -2,7 +2,8 @@
 
 The token is derived from the CA's key and the machine's UID: one a machine, nothing to store, the same after any crash,
 and nobody without the CA's key can guess it. It lives 15 minutes, is prolonged while the machine boots and revoked when
-it has joined. Must not: run once the machine has joined.
+it has joined. The machine that initializes the cluster has one as well: else kubeadm makes one that lives for a day.
+Must not: run once the machine has joined.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ def build_user_data_for(scope: MachineScope, pki: ClusterPki) -> bytes:
         endpoint=cluster.status.endpoint,
         pki=pki,
         provider_id=scope.provider_id,
-        token=None if scope.initializes else derive_token(pki, scope.ref.uid),
+        token=derive_token(pki, scope.ref.uid),
+        joins=not scope.initializes,
     )
 
 

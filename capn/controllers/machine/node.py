@@ -57,7 +57,7 @@ async def _release_bootstrap(scope: MachineScope, child: Child) -> None:
         return
     ref = scope.ref
     credentials = await scope.deps.credentials.load(ref.cluster.namespace, ref.cluster.name, ref.cluster.uid)
-    if credentials.pki is not None and not scope.initializes:
+    if credentials.pki is not None:
         await revoke_token(child.client, credentials.pki, ref.uid)
     await scope.provider.release_bootstrap_data(ref)
     scope.deps.consoles.forget(ref.uid)

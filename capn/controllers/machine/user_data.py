@@ -21,18 +21,19 @@ def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
     endpoint: Endpoint,
     pki: ClusterPki,
     provider_id: str,
-    token: str | None,
+    token: str,
+    joins: bool,
 ) -> bytes:
-    """User-data of the machine; `token` None means that it initializes the cluster instead of joining it."""
-    mode = compute_mode(machine, joins=token is not None)
+    """User-data of the machine, which initializes the cluster or `joins` it, with a `token` of its own."""
+    mode = compute_mode(machine, joins=joins)
     node = NodeInput(
         name=machine.metadata.name,
         provider_id=provider_id,
         labels=machine.spec.labels,
         taints=compute_taints(cluster, machine),
     )
-    if token is None:
-        config = _build_init(cluster, endpoint, node)
+    if not joins:
+        config = _build_init(cluster, endpoint, node, token)
     else:
         config = build_join_config(
             JoinInput(
@@ -74,7 +75,7 @@ def compute_taints(cluster: NestedCluster, machine: NestedMachine) -> list[Taint
     return None if cluster.spec.workers else []
 
 
-def _build_init(cluster: NestedCluster, endpoint: Endpoint, node: NodeInput) -> str:
+def _build_init(cluster: NestedCluster, endpoint: Endpoint, node: NodeInput, token: str) -> str:
     spec = cluster.spec
     plane = spec.control_plane
     return build_init_config(
@@ -87,6 +88,7 @@ def _build_init(cluster: NestedCluster, endpoint: Endpoint, node: NodeInput) -> 
             service_cidr=spec.network.service_cidr,
             dns_domain=spec.network.dns_domain,
             node=node,
+            token=token,
             sans=plane.extra_sans,
             api_server_args=plane.api_server.extra_args,
             controller_manager_args=plane.controller_manager.extra_args,

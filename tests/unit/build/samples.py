@@ -57,6 +57,7 @@ def make_init_input(**fields: object) -> ClusterConfigInput:
         "service_cidr": "10.96.0.0/16",
         "dns_domain": "cluster.local",
         "node": make_node(),
+        "token": TOKEN,
     }
     defaults.update(fields)
     return ClusterConfigInput(**defaults)

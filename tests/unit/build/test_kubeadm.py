@@ -47,8 +47,9 @@ def test_init_has_the_values_given() -> None:
     assert documents["KubeProxyConfiguration"]["mode"] == "iptables"
 
 
-def test_init_makes_no_token() -> None:
-    assert load_init()["InitConfiguration"]["bootstrapTokens"] == []
+def test_init_makes_the_one_short_lived_token_that_it_is_given() -> None:
+    [token] = load_init()["InitConfiguration"]["bootstrapTokens"]
+    assert (token["token"], token["ttl"]) == (TOKEN, "15m0s")
 
 
 def test_a_named_endpoint_is_not_advertised() -> None:
