@@ -87,8 +87,7 @@ image: parts ## Build the node image (VERSION=v1.37.2) if it is missing in the c
 
 .PHONY: test
 test: image ## Run all of the tests, set-up included (minutes: real machines boot)
-	@echo 'left to make test-e2e: tests marked running_child (pods inside a child under emulation; not yet steady on two CPUs)'
-	@$(AS_ROOT) $(PY) -m pytest --durations=15 -m 'not running_child' $(PYTEST_ARGS)
+	@$(AS_ROOT) $(PY) -m pytest --durations=15 $(PYTEST_ARGS)
 
 .PHONY: test-unit
 test-unit: sync ## Run the tests that need nothing but Python
@@ -101,10 +100,6 @@ test-integration: parts ## Run the tests against real etcd, kube-apiserver and c
 .PHONY: test-e2e
 test-e2e: image ## Run the tests that boot real machines
 	@$(AS_ROOT) $(PY) -m pytest -m 'e2e or libvirt' $(PYTEST_ARGS)
-
-.PHONY: test-e2e-workers
-test-e2e-workers: image ## Run the real-machine story with a worker beside the control plane (more than 2 CPUs, or KVM)
-	@$(AS_ROOT) env CAPN_E2E_WORKERS=1 $(PY) -m pytest tests/e2e $(PYTEST_ARGS)
 
 .PHONY: verify
 verify: lint type generate-check test ## All that CI checks

@@ -64,14 +64,24 @@ class Lab:
         return next((item for item in self.objects("nestedmachines") if item["metadata"]["name"] == name), None)
 
     def wait_for(self, what: str, check: Callable[[], object], *, limit_s: float) -> None:
-        """Wait for a condition; on the way tell of every change of stage, at the end of all that there is to know."""
+        """Wait for a condition; on the way tell of every change of stage, at the end of all that there is to know.
+
+        A look that fails is no answer: an API server in an emulated machine is at times too busy for one.
+        """
         deadline, told, started = time.monotonic() + limit_s, "", time.monotonic()
-        while not check():
+        trouble = ""
+        while True:
+            try:
+                if check():
+                    break
+                trouble = ""
+            except (AssertionError, subprocess.TimeoutExpired) as error:
+                trouble = f"the last look failed: {error}\n"
             stages = self.stages()
             if stages != told:
                 self.say(f"+{time.monotonic() - started:.0f} s {stages}")
                 told = stages
-            assert time.monotonic() < deadline, f"not within {limit_s:.0f} s: {what}\n{self.evidence()}"
+            assert time.monotonic() < deadline, f"not within {limit_s:.0f} s: {what}\n{trouble}{self.evidence()}"
             time.sleep(1)
         self.say(f"{what}: after {time.monotonic() - started:.0f} s")
 
