@@ -187,7 +187,7 @@ def test_a_pod_runs_and_dns_answers(lab: Lab) -> None:
 
     def runs() -> bool:
         pod.update(child.json("get", "pod", POD_NAME))
-        return condition(pod, "Ready")["status"] == "True"
+        return bool(condition(pod, "Ready")["status"] == "True")
 
     lab.wait_for("the pod runs", runs, limit_s=BOOT_LIMIT_S)
     assert pod["spec"]["nodeName"] in (NODES - {"good-cp-0"} or NODES)
