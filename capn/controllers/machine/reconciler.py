@@ -58,6 +58,9 @@ class MachineReconciler:
         if cluster is not None and cluster.spec.paused:
             await self._write(scope, compute_paused_status(scope, now=self._now()))
             return Result.done()
+        if cluster is not None and cluster.metadata.deleting:
+            # About to be deleted too. To look on would wait for a child that is being taken down, and hold that up.
+            return Result.done()
         if names.FINALIZER not in machine.metadata.finalizers:
             written = await add_finalizer(self._deps.client, NESTED_MACHINE, machine.metadata)
             self._deps.machines.note_write(written)
