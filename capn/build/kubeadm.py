@@ -14,6 +14,7 @@ from typing import Any
 
 from capn.api.machine_template import Taint
 from capn.build.calm import ETCD_PATIENCE, LEADER_ELECTION, PATCHES_PATH
+from capn.build.tokens import TOKEN_VALID
 from capn.build.yaml_text import build_yaml, build_yaml_documents, refuse_control_characters
 from capn.errors import InvalidSpecError
 
@@ -29,7 +30,7 @@ _TIMEOUTS = {
     "tlsBootstrap": _PATIENCE,
     "discovery": _PATIENCE,
 }
-_TOKEN_TTL = "15m0s"  # noqa: S105 - a time
+_TOKEN_TTL = f"{TOKEN_VALID.seconds // 60}m0s"
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _LABEL_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import base64
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from capn import names
 from capn.errors import TerminalError
 
+TOKEN_VALID = timedelta(minutes=15)
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 6
 _SECRET_LENGTH = 16

@@ -10,13 +10,13 @@ import asyncio
 import base64
 import contextlib
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from capn import names
 from capn.api.resources import CONFIG_MAP, NODE, SECRET
 from capn.build.report import ReportState
-from capn.build.tokens import build_token_secret, token_secret_name
+from capn.build.tokens import TOKEN_VALID, build_token_secret, token_secret_name
 from capn.errors import CapnError, ConflictError
 from capn.kube.client import KubeClient
 from capn.providers.memory_guest import GuestPlan, read_user_data
@@ -43,14 +43,14 @@ async def boot(world: MemoryWorld, machine: SimulatedMachine, *, boot_s: float, 
     cluster = world.clusters[machine.ref.cluster.uid]
     try:
         plan = _read(machine)
-        for stage in _STAGES_JOIN if plan.token else _STAGES_INIT:
+        for stage in _STAGES_JOIN if plan.joins else _STAGES_INIT:
             machine.say(stage)
             await sleep(boot_s / len(_STAGES_INIT))
         _fail_if_told(world, machine)
-        if plan.token is None:
-            await _init(cluster, machine, plan, world.now())
-        else:
+        if plan.joins:
             await _join(world, cluster, machine, plan, plan.token, sleep)
+        else:
+            await _init(cluster, machine, plan, world.now())
         machine.say("done", ReportState.SUCCEEDED)
     except GuestFailedError as error:
         machine.say(error.stage, ReportState.FAILED, str(error))
@@ -78,10 +78,9 @@ async def _init(cluster: SimulatedCluster, machine: SimulatedMachine, plan: Gues
         "data": {"ClusterConfiguration": f"kubernetesVersion: {machine.request.version}\n"},
     }
     await _create(kubeadm, CONFIG_MAP, config)
-    if plan.made_token is not None:
-        expires = now + timedelta(minutes=15)
-        token = build_token_secret(plan.made_token, expires=expires, description="", machine_uid=machine.ref.uid)
-        await _create(kubeadm, SECRET, token)
+    expires = now + TOKEN_VALID
+    token = build_token_secret(plan.token, expires=expires, description="", machine_uid=machine.ref.uid)
+    await _create(kubeadm, SECRET, token)
     await _create(kubeadm, NODE, build_node(machine, plan))
     cluster.initialized = True
 

@@ -22,16 +22,13 @@ _DEFAULT_TOKEN = "abcdef.0123456789abcdef"  # noqa: S105 - simulated
 
 @dataclass(frozen=True, slots=True)
 class GuestPlan:
-    """What the machine will do. `token` is what it joins with, None for the machine that initializes the cluster.
-
-    `made_token` is what that one makes in the child.
-    """
+    """What the machine will do. `token` is what it joins with or, initializing the cluster, makes in the child."""
 
     node_name: str
     provider_id: str
-    token: str | None = field(repr=False)
+    joins: bool
+    token: str = field(repr=False)
     taints: tuple[dict[str, Any], ...] = ()
-    made_token: str | None = field(default=None, repr=False)
 
 
 def read_user_data(user_data: bytes) -> GuestPlan:
@@ -52,13 +49,13 @@ def _read_kubeadm(documents: list[Any]) -> GuestPlan:
     if main is None:
         raise InvalidSpecError("bootstrap data", "holds neither an InitConfiguration nor a JoinConfiguration")
     registration = main.get("nodeRegistration", {})
-    made = None if join else (main.get("bootstrapTokens") or [{"token": _DEFAULT_TOKEN}])[0]["token"]
+    made = main.get("bootstrapTokens") or [{"token": _DEFAULT_TOKEN}]
     return GuestPlan(
         node_name=registration.get("name", ""),
         provider_id=_extra_args(registration).get("provider-id", ""),
-        token=join["discovery"]["bootstrapToken"]["token"] if join else None,
+        joins=join is not None,
+        token=(join["discovery"]["bootstrapToken"] if join else made[0])["token"],
         taints=tuple(registration.get("taints") or ()),
-        made_token=made,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from capn.build.service_guard import build_service_guard
 
-# Says what became of a connection to a Service's address: a number of seconds, and 'open' or the error's name.
+# Says what became of a connection to a Service's address: 'open' or the error's name.
 _CONNECT = """
 import errno, socket, sys
 try:

@@ -21,7 +21,7 @@ from capn.api.conditions import MachineCondition
 from capn.api.resources import SECRET
 from capn.build.pki import ClusterPki
 from capn.build.secrets import build_bootstrap_secret
-from capn.build.tokens import build_token_secret, generate_token, token_secret_name
+from capn.build.tokens import TOKEN_VALID, build_token_secret, generate_token, token_secret_name
 from capn.controllers.credentials import decode_value, find_controller, refuse_former_owner
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.machine.user_data import build_machine_user_data
@@ -31,7 +31,6 @@ from capn.kube.client import KubeClient
 
 log = structlog.get_logger(__name__)
 
-TOKEN_VALID = timedelta(minutes=15)
 TOKEN_RENEW_BEFORE = timedelta(minutes=7)
 _TOKEN_PURPOSE = b"capn bootstrap token v1\0"
 
