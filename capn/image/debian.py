@@ -32,17 +32,18 @@ class DebianBase:
     name: str
     packages: tuple[str, ...]
     configured: bool
+    suite: str = SUITE
 
     def argv(self, target: Path, mirror: str | None) -> list[str]:
         """The mmdebstrap command; without a mirror it takes Debian's own."""
         variant = ["--variant=minbase"] if self.configured else ["--variant=extract", f"--hook-dir={_MERGED_USR}"]
         excluded = [f"--dpkgopt=path-exclude={path}" for path in EXCLUDED_PATHS]
         options = ["--mode=root", "--quiet", f"--include={','.join(self.packages)}"]
-        return ["mmdebstrap", *variant, *options, *excluded, SUITE, str(target), *([mirror] if mirror else [])]
+        return ["mmdebstrap", *variant, *options, *excluded, self.suite, str(target), *([mirror] if mirror else [])]
 
     def digest(self) -> str:
         """Hex digest of what decides the content (not of the day: packages are as new as the build)."""
-        return hashlib.sha256(repr((self, SUITE, EXCLUDED_PATHS)).encode()).hexdigest()
+        return hashlib.sha256(repr((self, EXCLUDED_PATHS)).encode()).hexdigest()
 
 
 async def ensure_base(base: DebianBase, *, cache: Path, mirror: str | None, report: Report) -> Path:

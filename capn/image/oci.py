@@ -22,17 +22,26 @@ _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _NAME_ANNOTATION = "io.containerd.image.name"
+# How GNU tar, libarchive and containerd write an extended attribute into a POSIX archive.
+_CAPABILITY_HEADER = "SCHILY.xattr.security.capability"
 _PATH_VARIABLE = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
 class LayerEntry:
-    """One path of a layer, without leading slash: a copy of `source`, or a symbolic link if `link` is set."""
+    """One path of a layer, without leading slash: a directory, or what one of `source`, `content` and `link` says.
+
+    `source` is a file to copy, `content` a file's text, `link` a symbolic link's target; `capability` is the raw value
+    of the extended attribute `security.capability`, ASCII only.
+    """
 
     path: str
     source: Path | None = None
     link: str | None = None
     mode: int = 0o755
+    content: str | None = None
+    owner: int = 0  # of user and group
+    capability: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -53,10 +62,11 @@ class OciImage:
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     working_dir: str = "/"
+    user: str = ""
 
 
 def write_layer(entries: Sequence[LayerEntry], target: Path) -> Layer:
-    """Write a layer with the entries, and the directories above them, in sorted order; owner root, time zero."""
+    """Write a layer with the entries, and the directories above them, in sorted order; time zero."""
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
         for directory in sorted(_parents(entry.path for entry in entries)):
             archive.addfile(_header(directory, tarfile.DIRTYPE, 0o755))
@@ -122,6 +132,8 @@ def _build_config(image: OciImage, architecture: str) -> dict[str, Any]:
         execution["Entrypoint"] = list(image.entrypoint)
     if image.command:
         execution["Cmd"] = list(image.command)
+    if image.user:
+        execution["User"] = image.user
     return {
         "created": "1970-01-01T00:00:00Z",
         "architecture": architecture,
@@ -160,30 +172,44 @@ def _parents(paths: Iterable[str]) -> set[str]:
     return {str(parent) for path in paths for parent in Path(path).parents if str(parent) != "."}
 
 
-def _header(path: str, kind: bytes, mode: int) -> tarfile.TarInfo:
+def _header(path: str, kind: bytes, mode: int, *, owner: int = 0) -> tarfile.TarInfo:
     header = tarfile.TarInfo(path)
     header.type = kind
     header.mode = mode
+    header.uid = header.gid = owner
     return header
 
 
 def _add_entry(archive: tarfile.TarFile, entry: LayerEntry) -> None:
     if entry.link is not None:
-        header = _header(entry.path, tarfile.SYMTYPE, 0o777)
+        header = _header(entry.path, tarfile.SYMTYPE, 0o777, owner=entry.owner)
         header.linkname = entry.link
         archive.addfile(header)
-    elif entry.source is not None:
-        with entry.source.open("rb") as file:
-            _add_stream(archive, entry.path, file, entry.source.stat().st_size, mode=entry.mode)
+    elif entry.source is None and entry.content is None:
+        archive.addfile(_header(entry.path, tarfile.DIRTYPE, entry.mode, owner=entry.owner))
     else:
-        archive.addfile(_header(entry.path, tarfile.DIRTYPE, entry.mode))
+        _add_file(archive, entry)
+
+
+def _add_file(archive: tarfile.TarFile, entry: LayerEntry) -> None:
+    header = _header(entry.path, tarfile.REGTYPE, entry.mode, owner=entry.owner)
+    if entry.capability:
+        header.pax_headers = {_CAPABILITY_HEADER: entry.capability.decode("ascii")}
+    if entry.source is None:
+        content = (entry.content or "").encode()
+        header.size = len(content)
+        archive.addfile(header, io.BytesIO(content))
+        return
+    with entry.source.open("rb") as file:
+        header.size = entry.source.stat().st_size
+        archive.addfile(header, file)
 
 
 def _add_bytes(archive: tarfile.TarFile, path: str, content: bytes) -> None:
     _add_stream(archive, path, cast("BinaryIO", io.BytesIO(content)), len(content))
 
 
-def _add_stream(archive: tarfile.TarFile, path: str, content: BinaryIO, size: int, *, mode: int = 0o644) -> None:
-    header = _header(path, tarfile.REGTYPE, mode)
+def _add_stream(archive: tarfile.TarFile, path: str, content: BinaryIO, size: int) -> None:
+    header = _header(path, tarfile.REGTYPE, 0o644)
     header.size = size
     archive.addfile(header, content)

@@ -98,3 +98,33 @@ def test_filtering_drops_paths_and_times(tmp_path: Path) -> None:
         assert kept.getmember("usr/same").linkname == "usr/tool"
         assert {member.mtime for member in kept} == {0}
         assert kept.extractfile("usr/tool").read() == b"tool"  # type: ignore[union-attr]
+
+
+def test_entries_may_have_text_an_owner_and_a_capability(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(b"\x7fELF")
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")
+    write_layer(
+        [
+            LayerEntry("bin/p", source=program, capability=capability),
+            LayerEntry("disk/d", source=program, mode=0o440, owner=107),
+            LayerEntry("etc/passwd", content="root:x:0:0::/root:/bin/sh\n", mode=0o644),
+        ],
+        tmp_path / "layer.tar",
+    )
+    with tarfile.open(tmp_path / "layer.tar") as layer:
+        assert layer.getmember("bin/p").pax_headers == {"SCHILY.xattr.security.capability": capability.decode()}
+        disk = layer.getmember("disk/d")
+        assert (disk.uid, disk.gid, disk.mode, disk.size) == (107, 107, 0o440, 4)
+        assert layer.getmember("disk").uid == 0
+        text = layer.extractfile("etc/passwd")
+        assert text is not None
+        assert text.read() == b"root:x:0:0::/root:/bin/sh\n"
+
+
+def test_an_image_may_name_its_user(tmp_path: Path) -> None:
+    layer = write_layer([LayerEntry("tmp")], tmp_path / "layer.tar")
+    write_archive([OciImage("registry.test/one:v1", (layer,), user="1001")], tmp_path / "a.tar", architecture="amd64")
+    blobs = read_archive(tmp_path / "a.tar")
+    manifest = load(blobs, json.loads(blobs["index.json"])["manifests"][0])
+    assert load(blobs, manifest["config"])["config"]["User"] == "1001"
