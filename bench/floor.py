@@ -31,6 +31,7 @@ class Floor(NamedTuple):
 
     api: Api
     tasks: asyncio.TaskGroup
+    begun: set[str]
     newest: dict[str, Live]  # changed specs that wait, by name: one writer an object, and only the last change counts
     busy: set[str]
 
@@ -79,21 +80,30 @@ async def answer(floor: Floor, name: str) -> None:
     floor.busy.discard(name)
 
 
+def see(floor: Floor, live: Live) -> None:
+    """Begin what a cluster asks for; one that was seen before asks for nothing again."""
+    name, generation, status = live["metadata"]["name"], live["metadata"]["generation"], live.get("status", {})
+    if name not in floor.begun:
+        floor.begun.add(name)
+        floor.tasks.create_task(make_cluster(floor, live))
+    elif status.get("phase") == "Ready" and status["observedGeneration"] != generation:
+        floor.newest[name] = live
+        if name not in floor.busy:
+            floor.busy.add(name)
+            floor.tasks.create_task(answer(floor, name))
+
+
+async def follow(floor: Floor) -> None:
+    """See all clusters, again after the API server has ended the watch, as it may at any time."""
+    while True:
+        async for line in floor.api.watch(NESTED_CLUSTER):
+            see(floor, msgspec.json.decode(line)["object"])
+
+
 async def run(kubeconfig: Path) -> None:
     """Until killed."""
     async with connect(kubeconfig) as api, asyncio.TaskGroup() as tasks:
-        floor = Floor(api, tasks, {}, set())
-        async for line in api.watch(NESTED_CLUSTER):
-            event = msgspec.json.decode(line)
-            live, status = event["object"], event["object"].get("status", {})
-            name, generation = live["metadata"]["name"], live["metadata"]["generation"]
-            if event["type"] == "ADDED" and "conditions" not in status:
-                tasks.create_task(make_cluster(floor, live))
-            elif status.get("phase") == "Ready" and status["observedGeneration"] != generation:
-                floor.newest[name] = live
-                if name not in floor.busy:
-                    floor.busy.add(name)
-                    tasks.create_task(answer(floor, name))
+        await follow(Floor(api, tasks, set(), {}, set()))
 
 
 if __name__ == "__main__":

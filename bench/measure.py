@@ -102,7 +102,7 @@ def _total_writes(requests: Requests) -> int:
 def _pid(directory: Path, name: str) -> int:
     record = processes.find(directory, name)
     if record is None:
-        raise TerminalError(f"{name} has ended; the end of its log:\n{processes.read_tail(directory, name)}")
+        raise TerminalError(processes.describe_end(directory, name))
     return record.pid
 
 
@@ -129,6 +129,7 @@ async def _warm_up(stage: Stage) -> None:
     names = [f"warm-{number}" for number in range(_WARM_UP)]
     await create_clusters(stage.api, names)
     if not await stage.observer.until(lambda: stage.observer.ready >= set(names), limit_s=_START_LIMIT_S):
+        stage.pids()  # says more when one of them has ended
         log = processes.read_tail(stage.directory, stage.name)
         raise TerminalError(f"{stage.name} made no cluster Ready in {_START_LIMIT_S:.0f} s; the end of its log:\n{log}")
     await stage.settle()

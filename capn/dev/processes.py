@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from capn.errors import NotFoundError, TerminalError
@@ -30,11 +30,16 @@ _DEAD = ("Z", "X")
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """One process of ours: its pid and when it started, in clock ticks since boot (the pair is never reused)."""
+    """One process of ours: its pid and when it started, in clock ticks since boot (the pair is never reused).
+
+    `ended` is its exit status, or the negative number of the signal that killed it: known once it has ended, and only
+    if it was a child of a process that looked.
+    """
 
     name: str
     pid: int
     started: int
+    ended: int | None = None
 
     @property
     def alive(self) -> bool:
@@ -97,11 +102,16 @@ def _remember(directory: Path, name: str, child: subprocess.Popen[bytes]) -> Pro
     record = ProcessRecord(name, child.pid, read_start(child.pid) or 0)
     # The handle would warn when it is collected while the process runs; _reap waits for it instead.
     child.returncode = 0
-    path = _pid_path(directory, name)
-    unfinished = path.with_suffix(".pid.new")
-    unfinished.write_text(json.dumps({"pid": record.pid, "started": record.started}))
-    unfinished.rename(path)
+    _write_record(directory, record)
     return record
+
+
+def _write_record(directory: Path, record: ProcessRecord) -> None:
+    path = _pid_path(directory, record.name)
+    unfinished = path.with_suffix(".pid.new")
+    known = {"pid": record.pid, "started": record.started, "ended": record.ended}
+    unfinished.write_text(json.dumps({key: value for key, value in known.items() if value is not None}))
+    unfinished.rename(path)
 
 
 def _pid_path(directory: Path, name: str) -> Path:
@@ -117,8 +127,9 @@ def read_record(directory: Path, name: str) -> ProcessRecord | None:
     """What the pid file says, whether or not the process lives; None without a readable one."""
     try:
         data = json.loads(_pid_path(directory, name).read_text())
-        return ProcessRecord(name, int(data["pid"]), int(data["started"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        ended = data.get("ended")
+        return ProcessRecord(name, int(data["pid"]), int(data["started"]), None if ended is None else int(ended))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -127,14 +138,16 @@ def find(directory: Path, name: str) -> ProcessRecord | None:
     record = read_record(directory, name)
     if record is None:
         return None
-    _reap(record.pid)
+    _reap(directory, record)
     return record if record.alive else None
 
 
-def _reap(pid: int) -> None:
-    """Collect the process if it is our own child and has ended; without this it would stay as a zombie."""
+def _reap(directory: Path, record: ProcessRecord) -> None:
+    """Collect the process if it is our own child and has ended (it would stay as a zombie); note how it ended."""
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+        pid, status = os.waitpid(record.pid, os.WNOHANG)
+        if pid:
+            _write_record(directory, replace(record, ended=os.waitstatus_to_exitcode(status)))
 
 
 async def stop(directory: Path, name: str, *, grace_s: float = 10.0) -> bool:
@@ -177,7 +190,7 @@ async def _wait_gone(directory: Path, record: ProcessRecord, limit_s: float) -> 
 
 def _members(directory: Path, record: ProcessRecord) -> list[ProcessRecord]:
     """The process and what it left in its session; those that aren't the process itself must carry our mark."""
-    _reap(record.pid)
+    _reap(directory, record)
     left = [
         other
         for other in find_owned(directory)
@@ -223,3 +236,23 @@ def read_tail(directory: Path, name: str, *, lines: int = 20) -> str:
             return "".join(deque(file, maxlen=lines)).rstrip()
     except OSError:
         return ""
+
+
+def describe_end(directory: Path, name: str) -> str:
+    """For an error: how a process that is not there any more ended, as far as is known, and the end of its log."""
+    find(directory, name)
+    record = read_record(directory, name)
+    tail = read_tail(directory, name)
+    log = f"the end of {log_path(directory, name)}:\n{tail}" if tail else "its log is empty"
+    return f"{name} {_describe_status(record.ended if record else None)}; {log}"
+
+
+def _describe_status(ended: int | None) -> str:
+    if ended is None:
+        return "has ended (nobody saw how)"
+    if ended >= 0:
+        return f"ended with exit status {ended}"
+    try:
+        return f"was killed by {signal.Signals(-ended).name}"
+    except ValueError:  # real-time signals have no name
+        return f"was killed by signal {-ended}"

@@ -118,3 +118,25 @@ def test_a_process_can_be_tied_to_ours(tmp_path: Path) -> None:
     deadline = time.monotonic() + 10
     while processes.find_owned(tmp_path):
         assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("exit 0", "one ended with exit status 0; its log is empty"),
+        ("echo words; exit 3", "one ended with exit status 3; the end of {log}:\nwords"),
+        ("kill -KILL $$", "one was killed by SIGKILL; its log is empty"),
+        ("kill -40 $$", "one was killed by signal 40; its log is empty"),
+    ],
+)
+def test_an_ended_process_says_how(tmp_path: Path, code: str, said: str) -> None:
+    processes.spawn(["sh", "-c", code], name="one", directory=tmp_path)
+    deadline = time.monotonic() + 10
+    while processes.find(tmp_path, "one"):
+        assert time.monotonic() < deadline
+    assert processes.describe_end(tmp_path, "one") == said.format(log=processes.log_path(tmp_path, "one"))
+
+
+def test_how_another_s_process_ended_is_not_made_up(tmp_path: Path) -> None:
+    (tmp_path / "one.pid").write_text(json.dumps({"pid": 2**22 + 1, "started": 1}))
+    assert processes.describe_end(tmp_path, "one") == "one has ended (nobody saw how); its log is empty"
