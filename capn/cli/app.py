@@ -191,15 +191,30 @@ def image_push(
     push_image(version, endpoint, settings)
 
 
+@image.command("containerdisk")
+def image_containerdisk(
+    version: Version = DEFAULT_VERSION,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy the OCI archive to this file.")] = None,
+) -> None:
+    """Pack the node image as a container image that KubeVirt boots, to be pushed to a registry of yours."""
+    from capn.cli.supplies import build_containerdisk
+
+    build_containerdisk(version, output)
+
+
 @parts.command("build")
 def parts_build(
     names: Annotated[list[str] | None, typer.Argument(help="Programs to build; all when none is named.")] = None,
     version: Version = DEFAULT_VERSION,
+    kubevirt: Annotated[bool, typer.Option("--kubevirt", help="KubeVirt's programs and images instead.")] = False,
 ) -> None:
-    """Make third-party programs that are missing in the cache."""
-    from capn.cli.supplies import build_parts
+    """Make third-party programs that are missing in the cache (KubeVirt's only when asked for)."""
+    from capn.cli.supplies import build_kubevirt_parts, build_parts
 
-    build_parts(names or [], version)
+    if kubevirt:
+        build_kubevirt_parts()
+    if names or not kubevirt:
+        build_parts(names or [], version)
 
 
 @parts.command("list")

@@ -6,16 +6,18 @@ Role: terminal in, terminal out. Must not: know how things are built.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
 from capn.api.machine_template import Infrastructure, InfrastructureKind
 from capn.cli.progress import make_progress
 from capn.cli.read import format_table, write_data
-from capn.dev.supplies import choose_source, ensure_node_image, ensure_programs
+from capn.dev.supplies import choose_source, ensure_containerdisk, ensure_kubevirt, ensure_node_image, ensure_programs
 from capn.errors import InvalidSpecError
 from capn.image.catalogue import ImageCatalogue
-from capn.parts.catalogue import select_parts
+from capn.image.containerdisk import containerdisk_name
+from capn.parts.catalogue import list_kubevirt_parts, select_parts
 from capn.parts.ensure import part_path
 from capn.settings import cache_dir, load_settings
 
@@ -28,11 +30,18 @@ def build_parts(names: list[str], version: str) -> None:
         asyncio.run(ensure_programs(report, names, version=version))
 
 
+def build_kubevirt_parts() -> None:
+    """Make KubeVirt's programs and container images where missing."""
+    with make_progress().step("Getting KubeVirt's programs and images") as report:
+        archive, _ = asyncio.run(ensure_kubevirt(report))
+        report(f"images in {archive}")
+
+
 def list_parts(version: str, output: str) -> None:
     """Name, version and path of each; the path is empty when it is not made yet."""
     source, cache = choose_source(), cache_dir()
     rows = []
-    for part in select_parts([], version):
+    for part in (*select_parts([], version), *list_kubevirt_parts()):
         path = part_path(part, source=source, cache=cache)
         rows.append({"name": part.name, "version": part.version, "path": str(path) if path.is_file() else ""})
     header = ("NAME", "VERSION", "PATH")
@@ -44,6 +53,18 @@ def build_node_image(version: str) -> None:
     with make_progress().step(f"Getting the node image for {version}") as report:
         image = asyncio.run(ensure_node_image(version, report))
         report(f"digest {image.digest[:12]} in {image.disk.parent}")
+
+
+def build_containerdisk(version: str, output: Path | None) -> None:
+    """Make the node image as a container image if it is missing, and copy its archive to `output`."""
+    progress = make_progress()
+    with progress.step(f"Packing the node image {version} as a containerDisk") as report:
+        archive = asyncio.run(ensure_containerdisk(version, report))
+        if output is not None:
+            shutil.copyfile(archive, output)
+    path = output or archive
+    progress.line(f"image    {containerdisk_name(version)}\narchive  {path}")
+    progress.line(f"push it  skopeo copy oci-archive:{path} docker://REGISTRY/capn-node:{version}")
 
 
 def list_images(output: str) -> None:

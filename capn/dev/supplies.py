@@ -7,11 +7,13 @@ into the cache. Must not: build what is there already.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from capn.errors import NotFoundError
 from capn.image.build import ensure_image
+from capn.image.containerdisk import build_containerdisk
+from capn.image.kubevirt import ensure_kubevirt_images
 from capn.parts.catalogue import CONTROL_PLANE_NAMES, DEFAULT_VERSION, select_parts
 from capn.parts.download import DownloadSource
 from capn.parts.ensure import ensure_parts, find_parts
@@ -61,3 +63,15 @@ async def ensure_node_image(version: str, report: Report) -> NodeImage:
         cmdline=image.cmdline,
         minimum_disk_bytes=image.minimum_disk_bytes,
     )
+
+
+async def ensure_kubevirt(report: Report) -> tuple[Path, Mapping[str, Path]]:
+    """The archive with KubeVirt's images and its programs by name, made where missing (minutes, root)."""
+    mirror = os.environ.get(MIRROR_VARIABLE) or None
+    return await ensure_kubevirt_images(source=choose_source(), cache=cache_dir(), report=report, mirror=mirror)
+
+
+async def ensure_containerdisk(version: str, report: Report) -> Path:
+    """The archive with the node image for the version as a container image, both made where missing (root)."""
+    image = await ensure_node_image(version, report)
+    return await build_containerdisk(image, cache=cache_dir(), report=report)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capn.errors import NotFoundError
-from capn.parts.catalogue import Part
+from capn.parts.catalogue import CPart, Part
+from capn.parts.gomodule import REASON, find_module
 from capn.parts.hack import hack_dir
 from capn.parts.process import Finished, run
 
-REASON = "PartBuildFailed"
 _ATTEMPTS = 3
 # What Go prints when the module proxy stumbles; anything else is a real failure and is not tried again.
 _BLIPS = (
@@ -69,6 +69,9 @@ class GoBuildSource:
             "GOFLAGS": "",  # a user's own flags would make two builds of the same inputs differ
         }
         try:
+            if isinstance(part, CPart):
+                module = await find_module(part.package, pinned_by=self.hack / part.module)
+                return await run(_c_argv(module / part.source, target))
             return await run(self.argv(part, target), cwd=self.hack / part.module, env=environment)
         except NotFoundError as error:
             if not self.supports(part):
@@ -80,6 +83,10 @@ class GoBuildSource:
         tags = [f"-tags={','.join(part.tags)}"] if part.tags else []
         options = ["-mod=readonly", "-trimpath", "-buildvcs=false", f"-p={self.jobs}", *tags]
         return ["go", "build", *options, f"-ldflags={' '.join(part.ldflags)}", f"-o={target}", part.package]
+
+
+def _c_argv(source: Path, target: Path) -> list[str]:
+    return ["gcc", "-O2", "-static", "-s", "-o", str(target), str(source)]
 
 
 def _is_blip(finished: Finished) -> bool:

@@ -8,15 +8,19 @@ from capn.errors import InvalidSpecError
 from capn.parts.catalogue import (
     CONTROL_PLANE_NAMES,
     DEFAULT_VERSION,
+    KUBEVIRT_MODULE,
+    KUBEVIRT_VERSION,
     RELEASES,
+    CPart,
     Part,
     find_release,
+    list_kubevirt_parts,
     list_parts,
     select_parts,
 )
 from capn.parts.hack import hack_dir
 
-ALL = [part for release in RELEASES for part in list_parts(release.version)]
+ALL = [*(part for release in RELEASES for part in list_parts(release.version)), *list_kubevirt_parts()]
 
 
 @pytest.mark.parametrize("part", ALL, ids=lambda part: f"{part.name}-{part.version}")
@@ -28,6 +32,9 @@ def test_versions_are_those_of_the_pinned_modules(part: Part) -> None:
     required = dict(re.findall(r"^(?:require )?\t?(\S+) (v\S+)", (module / "go.mod").read_text(), re.MULTILINE))
     owner = max((path for path in required if f"{part.package}/".startswith(f"{path}/")), key=len)
     assert required[owner] == part.version
+    if isinstance(part, CPart):
+        assert part.source.endswith(".c")
+        return
     assert f'_ "{part.package}"' in (module / "tools.go").read_text()
     assert (module / "go.sum").is_file()
 
@@ -55,6 +62,23 @@ def test_the_control_plane_comes_first_and_names_are_unique() -> None:
 def test_select_keeps_the_order_asked_for_and_none_means_all() -> None:
     assert [part.name for part in select_parts(["runc", "etcd"])] == ["runc", "etcd"]
     assert select_parts([]) == list_parts()
+
+
+def test_kubevirt_is_built_when_it_is_named_and_not_otherwise() -> None:
+    names = {part.name for part in list_kubevirt_parts()}
+    assert not names & {part.name for part in list_parts()}
+    assert [part.version for part in select_parts(["virtctl"])] == [KUBEVIRT_VERSION]
+    assert {part.module for part in list_kubevirt_parts()} == {"parts/kubevirt"}
+
+
+def test_kubevirts_own_replacements_are_kept() -> None:
+    """A module that requires KubeVirt does not get the replacements of its go.mod, and its staging ones are paths."""
+    text = (hack_dir() / "parts/kubevirt/go.mod").read_text()
+    for staged in ("kubevirt.io/api", "kubevirt.io/client-go"):
+        assert f"\t{staged} => {staged} {KUBEVIRT_VERSION}\n" in text
+    assert f"require {KUBEVIRT_MODULE} {KUBEVIRT_VERSION}\n" in text
+    replaced = re.findall(r"^\tk8s\.io/(\S+) => k8s\.io/\1 v0\.33\.5$", text, re.MULTILINE)
+    assert {"api", "apimachinery", "client-go"} <= set(replaced)
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:

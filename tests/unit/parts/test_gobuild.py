@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from capn.errors import NotFoundError, TerminalError
-from capn.parts.catalogue import Part, select_parts
+from capn.parts.catalogue import CPart, Part, select_parts
 from capn.parts.gobuild import GoBuildSource
+from capn.parts.gomodule import find_module
 from tests.unit.parts.fakes import TOOL, write_program
 
 needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="Go is not installed")
@@ -105,3 +106,24 @@ async def test_without_a_module_the_part_is_not_supported(tmp_path: Path) -> Non
     assert not source.supports(TOOL)
     with pytest.raises(NotFoundError, match="no pinned module for tool"):
         await source.fetch(TOOL, tmp_path / "out")
+
+
+async def test_a_c_program_is_compiled_from_its_modules_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_go(tmp_path, monkeypatch, f"""[ "$1" = list ] && echo '{{"Dir": "{tmp_path}/source"}}'; true""")
+    (tmp_path / "source/cmd").mkdir(parents=True)
+    source = '#include <stdio.h>\n\nint main(void) { fputs("from C", stderr); return 0; }\n'
+    (tmp_path / "source/cmd/main.c").write_text(source)
+    part = CPart("said", "v1.0.0", "parts/hello", "example.test/c", source="cmd/main.c")
+    await GoBuildSource(hack=tmp_path).fetch(part, tmp_path / "said")
+    assert errors_of(tmp_path / "said") == b"from C"
+
+
+async def test_a_module_that_go_cannot_find_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_go(tmp_path, monkeypatch, "[ \"$1\" = list ] && echo '{}'; true")
+    with pytest.raises(TerminalError, match="named no directory: KeyError"):
+        await find_module("example.test/c", pinned_by=tmp_path)
+    write_program(tmp_path / "bin/go", "echo 'no such module'; exit 1")
+    with pytest.raises(TerminalError, match=r"fetching the module example\.test/c: (.|\n)*no such module"):
+        await find_module("example.test/c", pinned_by=tmp_path)

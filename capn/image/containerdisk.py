@@ -1,0 +1,70 @@
+"""Packs a node image as a container image that KubeVirt boots: the disk, and its kernel and initial RAM disk.
+
+Role: one OCI archive, for a containerDisk and for kernelBoot alike. Inputs: a `NodeImage`, the cache. Output:
+`<cache>/images/containerdisk/<version>-<digest>.tar`. Needs no root. Must not: change the node image.
+Format: https://kubevirt.io/user-guide/storage/disks_and_volumes/#containerdisk - the one file in /disk, owner qemu.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from pathlib import Path
+
+from capn.image import oci
+from capn.image.catalogue import DISK_NAME, INITRD_NAME, KERNEL_NAME
+from capn.image.kubevirt_recipe import QEMU_ID
+from capn.image.rootfs import remove_path
+from capn.parts.download import host_architecture
+from capn.parts.locks import file_lock
+from capn.parts.source import Report
+from capn.providers.images import NodeImage
+
+REPOSITORY = "capn.dev/node"
+KERNEL_PATH = f"/boot/{KERNEL_NAME}"
+INITRD_PATH = f"/boot/{INITRD_NAME}"
+_FILE_MODE = 0o440
+
+
+def containerdisk_name(version: str) -> str:
+    """The container image's name for a Kubernetes version, such as `v1.37.2`."""
+    return f"{REPOSITORY}:{version}"
+
+
+async def build_containerdisk(image: NodeImage, *, cache: Path, report: Report) -> Path:
+    """The archive for this node image, made if missing (it copies the disk twice: seconds)."""
+    target = cache / "images" / "containerdisk" / f"{image.version}-{_digest(image)[:12]}.tar"
+    lock = cache / "locks" / f"containerdisk-{target.stem}.lock"
+    async with file_lock(lock, on_wait=lambda: report("containerDisk: waiting for another capn")):
+        if not target.is_file():
+            report(f"containerDisk {containerdisk_name(image.version)} of the node image {image.digest[:12]}")
+            await asyncio.to_thread(_write, image, target)
+            report(f"containerDisk: {target.stat().st_size / 2**30:.2f} GiB")
+    return target
+
+
+def _digest(image: NodeImage) -> str:
+    """Hex digest of the node image and of the code that packs it."""
+    digest = hashlib.sha256(image.digest.encode())
+    for module in (__file__, str(oci.__file__)):
+        digest.update(Path(module).read_bytes())
+    return digest.hexdigest()
+
+
+def _write(image: NodeImage, target: Path) -> None:
+    work = target.parent / f".work-{secrets.token_hex(4)}"
+    work.mkdir(parents=True)
+    try:
+        boot = {KERNEL_PATH: image.kernel, INITRD_PATH: image.initrd}
+        entries = [_entry(f"/disk/{DISK_NAME}", image.disk), *(_entry(path, file) for path, file in boot.items())]
+        layer = oci.write_layer(entries, work / "layer.tar")
+        packed = oci.OciImage(containerdisk_name(image.version), (layer,))
+        oci.write_archive([packed], work / "archive.tar", architecture=host_architecture())
+        (work / "archive.tar").rename(target)
+    finally:
+        remove_path(work)
+
+
+def _entry(path: str, source: Path) -> oci.LayerEntry:
+    return oci.LayerEntry(path.removeprefix("/"), source=source, mode=_FILE_MODE, owner=QEMU_ID)
