@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from capn.api.resources import NESTED_MACHINE, NODE, SECRET
-from capn.providers.base import MachineState
+from capn.errors import UnreachableError
+from capn.kube.client import KubeClient
+from capn.providers.base import ClusterRef, MachineState
+from capn.providers.memory import MemoryProvider
 from capn.settings import MemoryEndpoint
+from tests.harness.faults import Fault, FaultyKubeClient
 from tests.harness.scenario import NAMESPACE_NAME, Scenario, running_scenario
 
 ONE_WORKER = [{"name": "md", "replicas": 1}]
@@ -82,6 +88,33 @@ async def test_delete_works_while_the_hypervisor_was_down_for_a_while(scenario: 
     await scenario.until(says_why)
     scenario.provider.set_down(False)
     await scenario.gone()
+
+
+async def test_a_machine_of_a_cluster_that_is_going_does_not_ask_the_child(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scenario.create(workers=ONE_WORKER)
+    await scenario.ready()
+    await scenario.kill()
+    await scenario.delete()
+    asked = []
+
+    async def open_child(_: MemoryProvider, ref: ClusterRef, kubeconfig: bytes) -> KubeClient:
+        asked.append((ref.name, len(kubeconfig)))
+        raise UnreachableError("the child's API server does not answer")
+
+    monkeypatch.setattr(MemoryProvider, "open_child", open_child)
+    # The moment between the cluster's deletion and its machines' is made to last.
+    refuse = Fault("unreachable", lambda call: (call.verb, call.resource) == ("delete", NESTED_MACHINE), times=1000)
+    held = FaultyKubeClient(scenario.api, [refuse])
+    await scenario.start(held)
+    await scenario.until(lambda: held.calls)
+    await scenario.settle()
+    machines = (await scenario.api.list(NESTED_MACHINE)).items
+    assert ["deletionTimestamp" in machine["metadata"] for machine in machines] == [False, False]
+    await scenario.restart()
+    await scenario.gone()
+    assert asked == []
 
 
 async def test_delete_works_without_secrets(scenario: Scenario) -> None:
