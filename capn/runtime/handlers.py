@@ -41,16 +41,6 @@ def enqueue_self(
     return handle
 
 
-def enqueue_owner(queue: WorkQueue[Key], kind: str) -> Handler:
-    """Reconcile the owner of that kind of the object that changed, whatever changed; the former owner too."""
-
-    def handle(old: Object | None, new: Object | None) -> None:
-        for key in {key for obj in (old, new) if obj is not None for key in _owners(obj, kind)}:
-            queue.add(key)
-
-    return handle
-
-
 def enqueue_mapped(queue: WorkQueue[Key], keys: Callable[[Object], Iterable[Key]]) -> Handler:
     """Reconcile what `keys` names for the old and the new object."""
 
@@ -59,13 +49,3 @@ def enqueue_mapped(queue: WorkQueue[Key], keys: Callable[[Object], Iterable[Key]
             queue.add(key)
 
     return handle
-
-
-def owner_uids(obj: Object) -> list[str]:
-    """An index function: find objects by the UIDs of their owners."""
-    return [owner.uid for owner in obj.metadata.owner_references]
-
-
-def _owners(obj: Object, kind: str) -> list[Key]:
-    namespace = obj.metadata.namespace
-    return [Key(namespace, owner.name) for owner in obj.metadata.owner_references if owner.kind == kind]
