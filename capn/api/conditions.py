@@ -7,9 +7,9 @@ the clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from capn.api.meta import Condition
 
@@ -56,6 +56,12 @@ def is_true(conditions: Iterable[Condition], kind: str) -> bool:
     """Whether the condition of that type is there and True."""
     condition = find(conditions, kind)
     return condition is not None and condition.status == "True"
+
+
+def find_condition(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
+    """The condition of that type of an object in JSON's shape (one of ours, a child's node), or None."""
+    conditions: Iterable[Mapping[str, Any]] = (obj.get("status") or {}).get("conditions") or ()
+    return next((condition for condition in conditions if condition.get("type") == kind), None)
 
 
 class ConditionSet:

@@ -10,6 +10,7 @@ import binascii
 from typing import Any
 
 from capn import names
+from capn.api.conditions import find_condition
 from capn.api.resources import SECRET
 from capn.dev.kubectl import Kubectl
 from capn.dev.waiting import wait_until
@@ -63,8 +64,8 @@ async def check_nodes(kubectl: Kubectl, *, expected: int, report: Report) -> lis
 
 
 def _node_ready(node: dict[str, Any]) -> bool:
-    conditions = node.get("status", {}).get("conditions", [])
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    ready = find_condition(node, "Ready")
+    return ready is not None and ready.get("status") == "True"
 
 
 def build_pod(image: str = TOOLBOX_IMAGE) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+from capn.api.conditions import find_condition
 from capn.api.resources import NESTED_CLUSTER
 from capn.dev.child import check_dns, check_nodes, check_pod, read_child_kubeconfig
 from capn.dev.environment import Environment, samples_dir
@@ -166,6 +167,5 @@ async def wait_ready(
 
 async def _why_not(client: KubeClient, sample: DemoCluster) -> str:
     cluster = await client.get(NESTED_CLUSTER, sample.name, sample.namespace)
-    conditions = (cluster or {}).get("status", {}).get("conditions", [])
-    ready = next((condition for condition in conditions if condition["type"] == "Ready"), None)
+    ready = find_condition(cluster or {}, "Ready")
     return f"{ready['reason']}: {ready['message']}" if ready else "no status yet; is the controller running?"

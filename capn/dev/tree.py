@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from capn.api.conditions import find_condition
 from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE
 from capn.kube.client import KubeClient
 
@@ -117,12 +118,6 @@ def _phase(obj: Mapping[str, Any]) -> str:
 def _waiting(obj: Mapping[str, Any]) -> str:
     condition = find_condition(obj, "Ready")
     return str(condition.get("reason", "")) if condition is not None and not is_ready(obj) else ""
-
-
-def find_condition(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
-    """The condition of that type, or None."""
-    conditions: Sequence[Mapping[str, Any]] = obj.get("status", {}).get("conditions", [])
-    return next((condition for condition in conditions if condition.get("type") == kind), None)
 
 
 def is_ready(obj: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from capn.api.cluster import Cni
-from capn.api.conditions import ClusterCondition
+from capn.api.conditions import ClusterCondition, find_condition
 from capn.api.resources import BY_KIND, DAEMON_SET
 from capn.build.flannel import FlannelInput, build_flannel
 from capn.controllers.cluster.scope import ClusterScope
@@ -60,10 +60,10 @@ def compute_network_wait(nodes: Iterable[dict[str, Any]]) -> Wait | None:
 
 def lacks_network(node: dict[str, Any]) -> bool:
     """Whether flannel has not said of this node that its network is there, or the kubelet says that it is not."""
-    conditions = {item.get("type"): item for item in (node.get("status") or {}).get("conditions") or ()}
-    if conditions.get("NetworkUnavailable", {}).get("status") != "False":
+    unavailable = find_condition(node, "NetworkUnavailable")
+    if unavailable is None or unavailable.get("status") != "False":
         return True
-    ready = conditions.get("Ready", {})
+    ready = find_condition(node, "Ready") or {}
     return ready.get("status") != "True" and "network" in str(ready.get("message", "")).lower()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from capn import names
+from capn.api.conditions import find_condition
 from capn.api.resources import NODE
 from capn.controllers.child_pool import Child
 from capn.controllers.machine.bootstrap_data import revoke_token
@@ -73,10 +74,10 @@ async def _label_worker(scope: MachineScope, child: Child, node: dict[str, Any])
 
 def compute_health(node: dict[str, Any]) -> Wait | None:
     """None when the node is Ready, else what its kubelet says (untrusted; the API server has capped it)."""
-    for condition in (node.get("status") or {}).get("conditions") or ():
-        if condition.get("type") == "Ready":
-            if condition.get("status") == "True":
-                return None
-            message = str(condition.get("message", ""))[:512]
-            return Wait("NodeNotReady", f"{condition.get('reason', 'NotReady')}: {message}")
-    return Wait("NodeNotReady", "the node has not reported its state yet")
+    ready = find_condition(node, "Ready")
+    if ready is None:
+        return Wait("NodeNotReady", "the node has not reported its state yet")
+    if ready.get("status") == "True":
+        return None
+    message = str(ready.get("message", ""))[:512]
+    return Wait("NodeNotReady", f"{ready.get('reason', 'NotReady')}: {message}")
