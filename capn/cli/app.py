@@ -140,11 +140,26 @@ def version(output: Format = Output.TABLE) -> None:
 
 
 @dev.command("up")
-def dev_up(name: Name = "demo", accel: AccelOption = Accel.AUTO) -> None:
+def dev_up(
+    name: Name = "demo",
+    accel: AccelOption = Accel.AUTO,
+    node: Annotated[bool, typer.Option("--node", help="Give the parent a node of its own: it runs pods.")] = False,
+) -> None:
     """Start parent, hypervisor and controller in the background."""
     from capn.cli.dev import bring_up
 
-    bring_up(name, accel.value)
+    bring_up(name, accel.value, node=node)
+
+
+@dev.command("load")
+def dev_load(
+    archive: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An OCI or docker-save archive.")],
+    name: Name = "demo",
+) -> None:
+    """Load container images into the parent's node (see `up --node`); pods can use them at once."""
+    from capn.cli.dev import load_images
+
+    load_images(name, archive)
 
 
 @dev.command("down")

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Literal
 
 from capn.cli.progress import make_progress
@@ -18,6 +19,7 @@ from capn.dev.demo import DemoResult, run_demo
 from capn.dev.environment import Environment
 from capn.dev.progress import Progress, format_elapsed
 from capn.dev.state import DevState
+from capn.dev.supplies import find_programs
 from capn.errors import NotFoundError
 
 Accel = Literal["auto", "kvm", "emulate"]
@@ -55,12 +57,20 @@ def clean_demo(name: str) -> None:
     asyncio.run(clean(DevState.of(name), make_progress()))
 
 
-def bring_up(name: str, accel: Accel) -> None:
+def bring_up(name: str, accel: Accel, *, node: bool) -> None:
     """Start the environment and say how to use it."""
     state, progress = DevState.of(name), make_progress()
     environment = Environment(state)
-    asyncio.run(environment.up(progress, accel=accel))
+    asyncio.run(environment.up(progress, accel=accel, node=node))
     progress.line(f"\nexport PATH={state.commands}:$PATH KUBECONFIG={environment.parent().kubeconfig}")
+
+
+def load_images(name: str, archive: Path) -> None:
+    """Import an OCI archive into the parent's node. NotFoundError when the node does not run."""
+    progress = make_progress()
+    node = Environment(DevState.of(name)).node(find_programs(["ctr"]))
+    with progress.step(f"Importing {archive.name} into {node.name}") as report:
+        asyncio.run(node.import_images(archive, report))
 
 
 def bring_down(name: str) -> None:

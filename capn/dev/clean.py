@@ -30,9 +30,10 @@ async def clean(state: DevState, progress: Progress) -> None:
         with progress.step("Deleting child clusters through the API") as report:
             if await _delete_clusters(environment, report):
                 left += await _find_machines(environment)
-        with progress.step("Stopping controller, hypervisor and parent"):
+        with progress.step("Stopping controller, hypervisor, node and parent"):
             await processes.stop(state.controller, CONTROLLER, grace_s=30.0)
             await asyncio.to_thread(environment.hypervisor().stop)
+            await environment.node().stop()
             await environment.parent().down()
     with progress.step("Looking for leftovers") as report:
         left += await find_leftovers(environment)
@@ -41,7 +42,7 @@ async def clean(state: DevState, progress: Progress) -> None:
             left.append(f"directory {state.directory}")
         if left:
             raise TerminalError(f"left behind: {', '.join(left)}", reason="Leaked")
-        report("no domain, volume, network, process, mount or file is left")
+        report("no domain, volume, network, process, mount, cgroup or file is left")
 
 
 async def _delete_clusters(environment: Environment, report: Report) -> bool:
@@ -88,6 +89,7 @@ async def find_leftovers(environment: Environment) -> list[str]:
     directory = environment.state.directory
     left = [f"process {record.pid} ({record.name})" for record in processes.find_owned(directory)]
     left += await asyncio.to_thread(environment.hypervisor().leaks)
+    left += await asyncio.to_thread(environment.node().leaks)
     left += [f"process {pid}" for pid in _mentioning(directory)]
     return sorted(set(left))
 

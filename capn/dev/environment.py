@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,9 @@ from capn.dev.accel import choose_accel
 from capn.dev.files import write_private
 from capn.dev.hypervisor import Hypervisor
 from capn.dev.kubectl import Kubectl
+from capn.dev.link import Link
+from capn.dev.node import Node, stop_both
+from capn.dev.node_files import NODE_PARTS
 from capn.dev.parent import Parent
 from capn.dev.parent_files import choose_ports
 from capn.dev.parent_flags import LOOPBACK, PROGRAMS, SERVICE_CIDR
@@ -32,6 +36,7 @@ from capn.dev.state import DevState
 from capn.dev.supplies import ensure_programs, find_programs
 from capn.dev.waiting import wait_until
 from capn.errors import NotFoundError, TerminalError
+from capn.parts.catalogue import CONTROL_PLANE_NAMES
 from capn.parts.source import Report
 
 CONTROLLER = "controller"
@@ -51,11 +56,12 @@ class Status:
     hypervisor: str
     controller: str
     kubeconfig: str
+    node: str = "none"
 
     @property
     def complete(self) -> bool:
         """Whether all of it runs."""
-        return {self.parent, self.hypervisor, self.controller} == {"running"}
+        return {self.parent, self.hypervisor, self.controller} == {"running"} and self.node != "stopped"
 
 
 def crds_dir() -> Path:
@@ -89,6 +95,15 @@ class Environment:
         """Its parent as it was started before."""
         return Parent(self.state.parent)
 
+    @property
+    def link(self) -> Link:
+        """Its addresses, and the way to its node."""
+        return Link(self.state.directory)
+
+    def node(self, programs: Mapping[str, Path] | None = None) -> Node:
+        """Its node; to start it or import images, the programs are needed (`find_programs(NODE_PARTS)`)."""
+        return Node(self.state.node, self.link, name=f"{self.state.name}-node", programs=programs or {})
+
     def hypervisor(self) -> Hypervisor:
         """Its hypervisor."""
         return Hypervisor(self.state.hypervisor)
@@ -105,18 +120,30 @@ class Environment:
             hypervisor="running" if self.hypervisor().running() else "stopped",
             controller="running" if processes.find(self.state.controller, CONTROLLER) else "stopped",
             kubeconfig=str(kubeconfig) if kubeconfig.exists() else "",
+            node=self._node_status(),
         )
 
-    async def up(self, progress: Progress, *, accel: Literal["auto", "kvm", "emulate"] = "auto") -> None:
-        """Start what does not run; the controller is started anew, so that it is the present code."""
+    def _node_status(self) -> str:
+        if not self.state.node.exists():
+            return "none"
+        pid = self.node().pid
+        return f"running (a shell in it: nsenter --all --target {pid})" if pid else "stopped"
+
+    async def up(
+        self, progress: Progress, *, accel: Literal["auto", "kvm", "emulate"] = "auto", node: bool = False
+    ) -> None:
+        """Start what does not run; the controller is started anew, so that it is the present code.
+
+        With `node` the parent runs pods, from now on at every `up`.
+        """
+        linked = node or self.state.node.exists()
         with progress.step("Getting the parent's programs") as report:
-            binaries = await ensure_programs(report)
+            binaries = await ensure_programs(report, [*CONTROL_PLANE_NAMES, *(NODE_PARTS if linked else ())])
         self.state.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with progress.step("Starting the private hypervisor") as report:
             chosen = await choose_accel(accel, report)
             await asyncio.to_thread(self.hypervisor().start)
-        with progress.step("Starting the parent cluster") as report:
-            await Parent(self.state.parent, binaries).up(report)
+        await self._start_parent(binaries, progress, linked=linked)
         self._write_commands(binaries["kubectl"])
         with progress.step("Installing capn's CRDs"):
             await self._install_crds()
@@ -128,7 +155,26 @@ class Environment:
         with progress.step(f"Stopping {self.state.name}"):
             await processes.stop(self.state.controller, CONTROLLER, grace_s=30.0)
             await asyncio.to_thread(self.hypervisor().stop)
+            await self.node().stop()
             await self.parent().down()
+
+    async def _start_parent(self, binaries: Mapping[str, Path], progress: Progress, *, linked: bool) -> None:
+        """The parent and, if `linked`, its node. When either fails, both are stopped: neither is of use alone."""
+        block, node = await self.link.reserve(), self.node(binaries)
+        parent = Parent(self.state.parent, binaries, block=block, linked=linked)
+        try:
+            with progress.step("Starting the parent cluster") as report:
+                if linked and not node.running():
+                    node.check_host()
+                    await self.link.ensure()
+                await parent.up(report)
+            if linked:
+                with progress.step("Starting the parent's node") as report:
+                    await node.start(parent, report)
+        except BaseException:
+            if linked:
+                await asyncio.shield(stop_both(node, parent))
+            raise
 
     async def _install_crds(self) -> None:
         await self.kubectl.run("apply", "--server-side", "-f", str(crds_dir()))
@@ -169,7 +215,8 @@ class Environment:
 
     def _write_settings(self, accel: Literal["kvm", "emulate"]) -> None:
         endpoint = self.hypervisor().endpoint(accel=accel, unsafe_disk_cache=True)
-        libvirt = endpoint.model_dump(mode="json") | {"reserved_cidrs": [SERVICE_CIDR]}
+        block = self.link.read()
+        libvirt = endpoint.model_dump(mode="json") | {"reserved_cidrs": [str(block.network) if block else SERVICE_CIDR]}
         settings = {
             "endpoints": {"libvirt": {"default": libvirt}, "memory": {"default": {"kind": "memory"}}},
             "lease_namespace": LEASE_NAMESPACE,

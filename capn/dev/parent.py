@@ -21,6 +21,7 @@ from pathlib import Path
 import aiohttp
 
 from capn.dev import processes
+from capn.dev.addresses import AddressBlock
 from capn.dev.parent_files import choose_ports, write_files
 from capn.dev.parent_flags import (
     API_SERVER,
@@ -29,6 +30,7 @@ from capn.dev.parent_flags import (
     LOOPBACK,
     PROGRAMS,
     SCHEDULER,
+    SERVICE_CIDR,
     ParentLayout,
     ParentPorts,
     build_api_server,
@@ -52,12 +54,18 @@ class _PortTakenError(TransientError):
 
 @dataclass(frozen=True)
 class Parent:
-    """One parent cluster in `directory`. `binaries` maps the four programs' names to their paths."""
+    """One parent cluster in `directory`. `binaries` maps the four programs' names to their paths.
+
+    With a `block` its Services have addresses of that; when `linked` its API server listens on the host's end of the
+    link to a node, which must be there.
+    """
 
     directory: Path
     binaries: Mapping[str, Path] = field(default_factory=dict)
     audit: bool = False
     dies_with_us: bool = False
+    block: AddressBlock | None = None
+    linked: bool = False
 
     @classmethod
     @asynccontextmanager
@@ -90,7 +98,8 @@ class Parent:
     @property
     def server(self) -> str:
         """Address of the API server. NotFoundError before the first start."""
-        return f"https://{LOOPBACK}:{self._read_ports().api_server}"
+        ports = self._read_ports()
+        return f"https://{ports.address}:{ports.api_server}"
 
     def running(self) -> list[str]:
         """Names of its programs that run now."""
@@ -101,11 +110,12 @@ class Parent:
 
         TerminalError with the last lines of the log when a program ends; after a failure nothing is left running.
         """
-        if len(self.running()) == len(PROGRAMS):
+        if len(self.running()) == len(PROGRAMS) and (self._read_ports().address == self._where()[0]):
             await self._wait_ready()
             return
         await self.down()
         _check_binaries(self.binaries)
+        self._check_services()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await self._start_once(report)
@@ -126,7 +136,8 @@ class Parent:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     async def _start_once(self, report: Report) -> None:
-        ports = choose_ports()
+        address, services = self._where()
+        ports = choose_ports(address=address, services=services)
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_files(self.layout, ports, now=datetime.now(UTC))
         self._ports_file.write_text(json.dumps(asdict(ports)))
@@ -141,6 +152,23 @@ class Parent:
         except BaseException:
             await asyncio.shield(self.down())
             raise
+
+    def _check_services(self) -> None:
+        """Addresses of Services are in the data: they cannot be other ones later."""
+        if not self.layout.etcd_data.exists() or not self._ports_file.exists():
+            return
+        before, now = self._read_ports().services, self._where()[1]
+        if before != now:
+            message = (
+                f"the parent in {self.directory} has its Services in {before}, not {now}: remove it and start anew"
+            )
+            raise TerminalError(message, reason="ServicesMoved")
+
+    def _where(self) -> tuple[str, str]:
+        """Address of the API server, range of cluster IPs."""
+        if self.block is None:
+            return LOOPBACK, SERVICE_CIDR
+        return str(self.block.host) if self.linked else LOOPBACK, str(self.block.services)
 
     def _spawn(self, name: str, argv: list[str]) -> None:
         processes.log_path(self.layout.run, name).unlink(missing_ok=True)
@@ -160,7 +188,7 @@ class Parent:
         """Wait until the API server and (unless `only` some) the two managers say that they are ready."""
         ports = self._read_ports()
         urls = {
-            API_SERVER: f"https://{LOOPBACK}:{ports.api_server}/readyz",
+            API_SERVER: f"https://{ports.address}:{ports.api_server}/readyz",
             CONTROLLER_MANAGER: f"https://{LOOPBACK}:{ports.controller_manager}/healthz",
             SCHEDULER: f"https://{LOOPBACK}:{ports.scheduler}/healthz",
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -19,21 +20,20 @@ from capn.dev.parent_flags import (
     CONTROLLER_MANAGER,
     LOOPBACK,
     SCHEDULER,
-    SERVICE_ADDRESS,
+    SERVICE_CIDR,
     ParentLayout,
     ParentPorts,
 )
 
 VALID = timedelta(days=365)
-_API_SERVER_SANS = (
-    LOOPBACK,
+_API_SERVER_NAMES = (
     "localhost",
-    SERVICE_ADDRESS,
     "kubernetes",
     "kubernetes.default",
     "kubernetes.default.svc",
     "kubernetes.default.svc.cluster.local",
 )
+_API_SERVER_PORT = 6443
 _COMPLETE = "complete"
 # Secrets' contents are left out: only who did what to which object.
 _AUDIT_POLICY = {
@@ -44,13 +44,18 @@ _AUDIT_POLICY = {
 }
 
 
-def choose_ports() -> ParentPorts:
-    """Five ports that are free on loopback now; all are held open while choosing, so that they differ."""
+def choose_ports(*, address: str = LOOPBACK, services: str = SERVICE_CIDR) -> ParentPorts:
+    """Five ports that are free on loopback now; all are held open while choosing, so that they differ.
+
+    An API server on an address of its own has the usual port: endpoints of the Service `kubernetes` never change it.
+    """
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
         for one in sockets:
             one.bind((LOOPBACK, 0))
-        return ParentPorts(*(one.getsockname()[1] for one in sockets))
+        free = ParentPorts(*(one.getsockname()[1] for one in sockets))
+    where = replace(free, address=address, services=services)
+    return where if address == LOOPBACK else replace(where, api_server=_API_SERVER_PORT)
 
 
 def write_files(layout: ParentLayout, ports: ParentPorts, *, now: datetime) -> None:
@@ -59,6 +64,7 @@ def write_files(layout: ParentLayout, ports: ParentPorts, *, now: datetime) -> N
     if not (layout.pki / _COMPLETE).exists():
         _write_pki(layout, generate_pki(now=now, cluster="parent"), now)
         write_private(layout.pki / _COMPLETE, b"")
+    _write_reachable(layout, ports, now)
     layout.audit_policy.write_text(json.dumps(_AUDIT_POLICY))
     for name, path in (
         ("admin", layout.kubeconfig),
@@ -71,11 +77,9 @@ def write_files(layout: ParentLayout, ports: ParentPorts, *, now: datetime) -> N
 def _write_pki(layout: ParentLayout, pki: ClusterPki, now: datetime) -> None:
     for name, pair in (("ca", pki.ca), ("etcd-ca", pki.etcd_ca), ("front-proxy-ca", pki.proxy_ca), ("sa", pki.sa)):
         _write_pair(layout, name, pair)
-    for name, authority, sans in (
-        ("apiserver", pki.ca, _API_SERVER_SANS),
-        ("etcd-server", pki.etcd_ca, (LOOPBACK, "localhost")),
-    ):
-        _write_pair(layout, name, issue_server(authority, common_name=name, sans=sans, now=now, valid=VALID))
+    etcd_names = (LOOPBACK, "localhost")
+    etcd = issue_server(pki.etcd_ca, common_name="etcd-server", sans=etcd_names, now=now, valid=VALID)
+    _write_pair(layout, "etcd-server", etcd)
     clients: tuple[tuple[str, KeyPair, str, tuple[str, ...]], ...] = (
         ("etcd-client", pki.etcd_ca, "kube-apiserver", ()),
         ("front-proxy-client", pki.proxy_ca, "front-proxy-client", ()),
@@ -88,6 +92,18 @@ def _write_pki(layout: ParentLayout, pki: ClusterPki, now: datetime) -> None:
         _write_pair(layout, name, pair)
 
 
+def _write_reachable(layout: ParentLayout, ports: ParentPorts, now: datetime) -> None:
+    """Certificates that depend on where the API server is: its own, and the one that kubelets know it by."""
+    authority = KeyPair(layout.certificate("ca").read_bytes(), layout.key("ca").read_bytes())
+    sans = list(dict.fromkeys([LOOPBACK, ports.address, ports.service_address, *_API_SERVER_NAMES]))
+    serving = issue_server(authority, common_name="apiserver", sans=sans, now=now, valid=VALID)
+    _write_pair(layout, "apiserver", serving)
+    client = issue_client(
+        authority, common_name="kube-apiserver-kubelet", organizations=("system:masters",), now=now, valid=VALID
+    )
+    _write_pair(layout, "kubelet-client", client)
+
+
 def _write_pair(layout: ParentLayout, name: str, pair: KeyPair) -> None:
     layout.certificate(name).write_bytes(pair.cert_pem)
     write_private(layout.key(name), pair.key_pem)
@@ -97,7 +113,7 @@ def _write_kubeconfig(layout: ParentLayout, ports: ParentPorts, *, client: str, 
     pair = KeyPair(cert_pem=layout.certificate(client).read_bytes(), key_pem=layout.key(client).read_bytes())
     text = build_kubeconfig(
         cluster="parent",
-        server=f"https://{LOOPBACK}:{ports.api_server}",
+        server=f"https://{ports.address}:{ports.api_server}",
         ca_pem=layout.certificate("ca").read_bytes(),
         client=pair,
     )

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 # Of the range set aside for benchmarks (RFC 2544): no child and no machine network will ever use it.
 SERVICE_CIDR = "198.18.0.0/24"
-SERVICE_ADDRESS = "198.18.0.1"
 ETCD = "etcd"
 API_SERVER = "kube-apiserver"
 CONTROLLER_MANAGER = "kube-controller-manager"
@@ -22,13 +22,20 @@ PROGRAMS = (ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER)
 
 @dataclass(frozen=True, slots=True)
 class ParentPorts:
-    """Loopback ports of one parent."""
+    """Loopback ports of one parent; the API server's is on `address`, which pods of a node can reach as well."""
 
     etcd: int
     etcd_peer: int
     api_server: int
     controller_manager: int
     scheduler: int
+    address: str = LOOPBACK
+    services: str = SERVICE_CIDR
+
+    @property
+    def service_address(self) -> str:
+        """Cluster IP of the API server."""
+        return str(IPv4Network(self.services)[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +119,10 @@ def build_api_server(
     logged = [f"--audit-log-path={layout.audit_log}", f"--audit-policy-file={layout.audit_policy}"] if audit else []
     return [
         str(binaries[API_SERVER]),
-        f"--bind-address={LOOPBACK}",
-        f"--advertise-address={LOOPBACK}",
+        f"--bind-address={ports.address}",
+        f"--advertise-address={ports.address}",
         f"--secure-port={ports.api_server}",
-        "--endpoint-reconciler-type=none",  # a loopback address is refused as an endpoint, again every ten seconds
+        *_kubelet_access(layout, ports),
         f"--etcd-servers=https://{LOOPBACK}:{ports.etcd}",
         f"--etcd-cafile={layout.certificate('etcd-ca')}",
         f"--etcd-certfile={layout.certificate('etcd-client')}",
@@ -124,7 +131,7 @@ def build_api_server(
         f"--tls-private-key-file={layout.key('apiserver')}",
         f"--client-ca-file={layout.certificate('ca')}",
         "--authorization-mode=Node,RBAC",
-        f"--service-cluster-ip-range={SERVICE_CIDR}",
+        f"--service-cluster-ip-range={ports.services}",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={layout.certificate('sa')}",
         f"--service-account-signing-key-file={layout.key('sa')}",
@@ -134,6 +141,20 @@ def build_api_server(
         "--allow-privileged=true",
         "--profiling=false",
         *logged,
+    ]
+
+
+def _kubelet_access(layout: ParentLayout, ports: ParentPorts) -> list[str]:
+    """How pods reach the API server and how it reaches them: logs, exec, port-forward, webhooks, aggregated APIs."""
+    if ports.address == LOOPBACK:
+        # A loopback address is refused as an endpoint of the Service `kubernetes`, again every ten seconds.
+        return ["--endpoint-reconciler-type=none"]
+    return [
+        "--enable-aggregator-routing=true",
+        "--kubelet-preferred-address-types=InternalIP",
+        f"--kubelet-certificate-authority={layout.certificate('ca')}",
+        f"--kubelet-client-certificate={layout.certificate('kubelet-client')}",
+        f"--kubelet-client-key={layout.key('kubelet-client')}",
     ]
 
 
@@ -162,7 +183,7 @@ def build_controller_manager(binaries: Mapping[str, Path], layout: ParentLayout,
 
 
 def build_scheduler(binaries: Mapping[str, Path], layout: ParentLayout, ports: ParentPorts) -> list[str]:
-    """The scheduler; there is no node, but pods of a later real node need it."""
+    """The scheduler; without a node it has nothing to do."""
     return _component(binaries, layout, SCHEDULER, ports.scheduler)
 
 

@@ -47,6 +47,11 @@ class DevState:
         return self.directory / "hypervisor"
 
     @property
+    def node(self) -> Path:
+        """The parent's node; there is none without this directory."""
+        return self.directory / "node"
+
+    @property
     def controller(self) -> Path:
         """Pid file and log of the controller."""
         return self.directory / "controller"

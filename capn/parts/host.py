@@ -19,7 +19,7 @@ from pathlib import Path
 from capn.errors import CapnError, InvalidSpecError, NotFoundError, TerminalError
 from capn.parts.hack import hack_dir
 
-PURPOSES = ("build", "image", "hypervisor", "test")
+PURPOSES = ("build", "image", "hypervisor", "node", "test")
 _TAIL_LINES = 20
 _LOCK_TIMEOUT_S = 300
 _COLUMNS = 2

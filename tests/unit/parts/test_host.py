@@ -27,7 +27,7 @@ def test_the_list_is_complete_and_split_by_purpose() -> None:
 
 
 def test_unknown_purposes_and_bad_lines_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSpecError, match="unknown: kitchen; use some of: build, image, hypervisor, test"):
+    with pytest.raises(InvalidSpecError, match="unknown: kitchen; use some of: build, image, hypervisor, node, test"):
         host.list_packages(["kitchen"])
     (tmp_path / "apt-packages.txt").write_text("# fine\ngcc build\nmake\n")
     with pytest.raises(InvalidSpecError, match=r"apt-packages\.txt: bad line 'make'"):
