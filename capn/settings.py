@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from capn.errors import InvalidSpecError
@@ -49,6 +49,71 @@ class LibvirtEndpoint(_Strict):
     unsafe_disk_cache: bool = Field(default=False, description="cache=unsafe: fast, loses data when the host dies.")
 
 
+class SecretKey(_Strict):
+    """One key of a Secret in the cluster that the controller watches."""
+
+    namespace: str
+    name: str
+    key: str = "value"
+
+
+class KubeVirtEndpoint(_Strict):
+    """One cluster with KubeVirt: the one that the controller watches, or another."""
+
+    kind: Literal["kubevirt"] = "kubevirt"
+    kubeconfig: SecretKey | None = Field(
+        default=None, description="Kubeconfig of the cluster that runs the VMs; none: the one that is watched."
+    )
+    namespace: str | None = Field(
+        default=None, description="Namespace for all VMs of the endpoint; none: that of each NestedCluster."
+    )
+    image: str = Field(
+        default="capn.dev/node:{name}",
+        description="Image with disk, kernel and initrd of a node (`capn image containerdisk`); {name} is replaced by"
+        " spec.machine.image or the Kubernetes version.",
+    )
+    image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field(
+        default="IfNotPresent", description="When hosts pull that image."
+    )
+    image_pull_secret: str | None = Field(default=None, description="Secret beside the VM with the registry's login.")
+    versions: tuple[str, ...] = Field(
+        default=(), description="Versions and image names that there are; empty: whatever is asked for is pulled."
+    )
+    kernel_args: str = Field(
+        default="root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.show_status=false",
+        description="The guest's kernel command line; under software emulation add tsc=reliable.",
+    )
+    root_disk: Literal["containerDisk", "dataVolume"] = Field(
+        default="containerDisk",
+        description="containerDisk: on the host, ends with the VM; dataVolume: a volume of its own, needs CDI.",
+    )
+    storage_class: str | None = Field(default=None, description="StorageClass of dataVolume disks; none: the default.")
+    eviction_strategy: Literal["None", "LiveMigrate", "LiveMigrateIfPossible", "External"] = Field(
+        default="LiveMigrateIfPossible", description="What a drain of the host does to a VM."
+    )
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Hosts that may run VMs, by labels.")
+    service_type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
+        default="ClusterIP", description="Type of the Service in front of a child's API servers."
+    )
+    endpoint_host: str | None = Field(
+        default=None, description="Name or address that leads to that Service; needed for NodePort."
+    )
+    reserved_cidrs: tuple[IPv4Network, ...] = Field(
+        default=(), description="Networks that no child may overlap: the parent's pods and hosts."
+    )
+
+    @property
+    def persistent(self) -> bool:
+        """Whether a VM's disk outlives its launcher pod."""
+        return self.root_disk != "containerDisk"
+
+    @model_validator(mode="after")
+    def _check_node_port(self) -> Self:
+        if self.service_type == "NodePort" and not self.endpoint_host:
+            raise ValueError("endpoint_host must name a host (or what leads to one) when service_type is NodePort")
+        return self
+
+
 class MemoryEndpoint(_Strict):
     """Simulated machines and child APIs, for scale and fault tests."""
 
@@ -58,7 +123,7 @@ class MemoryEndpoint(_Strict):
     memory_mib: int = Field(default=1 << 40, gt=0, description="Memory of the simulated host.")
 
 
-Endpoint = Annotated[LibvirtEndpoint | MemoryEndpoint, Field(discriminator="kind")]
+Endpoint = Annotated[LibvirtEndpoint | KubeVirtEndpoint | MemoryEndpoint, Field(discriminator="kind")]
 
 
 def _default_endpoints() -> dict[str, dict[str, Endpoint]]:

@@ -33,6 +33,7 @@ class InfrastructureKind(StrEnum):
     """Which provider makes the machines."""
 
     LIBVIRT = "libvirt"
+    KUBEVIRT = "kubevirt"
     MEMORY = "memory"
 
 

@@ -39,6 +39,9 @@ EVENT = Resource("events.k8s.io", "v1", "events", "Event")
 LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 DAEMON_SET = Resource("apps", "v1", "daemonsets", "DaemonSet")
 DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
+SERVICE_CIDR = Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", namespaced=False)
+VIRTUAL_MACHINE = Resource("kubevirt.io", "v1", "virtualmachines", "VirtualMachine")
+VIRTUAL_MACHINE_INSTANCE = Resource("kubevirt.io", "v1", "virtualmachineinstances", "VirtualMachineInstance")
 CLUSTER_ROLE = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
 CLUSTER_ROLE_BINDING = Resource(
     "rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False
@@ -49,6 +52,6 @@ BY_KIND = {
     (resource.api_version, resource.kind): resource
     for resource in (
         NESTED_CLUSTER, NESTED_MACHINE, SECRET, CONFIG_MAP, NODE, NAMESPACE, POD, SERVICE, SERVICE_ACCOUNT, EVENT,
-        LEASE, DAEMON_SET, DEPLOYMENT, CLUSTER_ROLE, CLUSTER_ROLE_BINDING, CRD,
+        LEASE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, SERVICE_CIDR, DAEMON_SET, DEPLOYMENT, CLUSTER_ROLE, CLUSTER_ROLE_BINDING, CRD,
     )
 }  # fmt: skip

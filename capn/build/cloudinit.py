@@ -17,6 +17,7 @@ from typing import Any
 
 from capn.api.machine_template import RFC1123_LABEL
 from capn.build.calm import PATCHES_PATH, build_patches
+from capn.build.node_address import ADDRESS_UNIT_NAME, build_address_unit
 from capn.build.pki import ClusterPki
 from capn.build.report import Report, ReportState, encode_report
 from capn.build.service_guard import GUARD_PATH, GUARD_UNIT, build_service_guard
@@ -37,7 +38,7 @@ _BOOTSTRAP_UNIT = f"""\
 [Unit]
 Description=capn: make this machine a Kubernetes node
 Wants=containerd.service
-After=containerd.service
+After=containerd.service capn-address.service
 
 [Service]
 Type=oneshot
@@ -75,7 +76,10 @@ class BootstrapMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UserDataInput:
-    """What a machine needs to bootstrap. `pki` is for control planes only."""
+    """What a machine needs to bootstrap. `pki` is for control planes only.
+
+    `node_address` is for machines whose network card has another address than the one that leads to them.
+    """
 
     hostname: str
     mode: BootstrapMode
@@ -84,6 +88,7 @@ class UserDataInput:
     service_cidr: str
     kubeadm_config: str = field(repr=False)
     pki: ClusterPki | None = None
+    node_address: str | None = None
 
 
 def build_user_data(machine: UserDataInput) -> bytes:
@@ -102,7 +107,7 @@ def build_user_data(machine: UserDataInput) -> bytes:
         "package_upgrade": False,
         "bootcmd": [_build_boot_command()],
         "write_files": [*_build_files(machine)],
-        "runcmd": _build_run_commands(),
+        "runcmd": _build_run_commands(_list_units(machine)),
     }
     return b"#cloud-config\n" + build_yaml(document).encode()
 
@@ -132,7 +137,12 @@ def _build_boot_command() -> list[str]:
     return ["cloud-init-per", "once", "capn-boot", "sh", "-c", f"{loop} </dev/null >/dev/null 2>&1 &"]
 
 
-def _build_run_commands() -> list[list[str]]:
+def _list_units(machine: UserDataInput) -> list[str]:
+    address = [ADDRESS_UNIT_NAME] if machine.node_address else []
+    return ["capn-services.service", *address, "capn-report.service", "capn-bootstrap.service"]
+
+
+def _build_run_commands(units: list[str]) -> list[list[str]]:
     lost = _text_of(
         Report(
             stage="cloud-init",
@@ -141,7 +151,7 @@ def _build_run_commands() -> list[list[str]]:
             tail=f"error: cloud-init did not write {LIBRARY_PATH}/bootstrap.sh or its units",
         )
     )
-    start = "systemctl enable --now --no-block capn-services.service capn-report.service capn-bootstrap.service"
+    start = f"systemctl enable --now --no-block {' '.join(units)}"
     # If the files are not there, this is the only one left to say so. (The empty report ends the loop of `boot`.)
     complain = f"while :; do echo '{lost}' >>{CONSOLE}; sleep 10; done"
     return [["sh", "-c", f"{start} || {{ mkdir -p /var/lib/capn; : >>{REPORT_PATH}; {complain}; }}"]]
@@ -163,6 +173,8 @@ def _build_files(machine: UserDataInput) -> Iterator[dict[str, Any]]:
     yield _file("/etc/systemd/system/capn-bootstrap.service", _BOOTSTRAP_UNIT, "0644")
     yield _file("/etc/systemd/system/capn-services.service", GUARD_UNIT, "0644")
     yield _file(GUARD_PATH, build_service_guard(machine.service_cidr), "0644")
+    if machine.node_address:
+        yield _file(f"/etc/systemd/system/{ADDRESS_UNIT_NAME}", build_address_unit(machine.node_address), "0644")
     yield _file(ENVIRONMENT_PATH, environment, "0644")
     yield _file(KUBEADM_CONFIG_PATH, machine.kubeadm_config, "0600")
     if machine.pki is not None:

@@ -163,6 +163,8 @@ def _daemon_container(flannel: FlannelInput) -> dict[str, Any]:
         "env": [
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+            # Where the other nodes send to: not always the address of the card that packets leave by.
+            {"name": "FLANNELD_PUBLIC_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
             {"name": "KUBERNETES_SERVICE_HOST", "value": flannel.api_host},
             {"name": "KUBERNETES_SERVICE_PORT", "value": str(flannel.api_port)},
         ],

@@ -30,6 +30,10 @@ _TIMEOUTS = {
     "tlsBootstrap": _PATIENCE,
     "discovery": _PATIENCE,
 }
+# Where every API server listens on its machine, whatever port leads to it from outside.
+API_PORT = 6443
+# etcd binds to the advertised address by default, which a machine behind address translation gets no packets for.
+_ETCD_EVERYWHERE = {"listen-client-urls": "https://0.0.0.0:2379", "listen-peer-urls": "https://0.0.0.0:2380"}
 _TOKEN_TTL = f"{TOKEN_VALID.seconds // 60}m0s"
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
@@ -52,7 +56,10 @@ _RESERVED = ("kubernetes.io", "k8s.io")
 
 @dataclass(frozen=True, slots=True)
 class NodeInput:
-    """How a node registers. `name` is the machine's name and hostname."""
+    """How a node registers. `name` is the machine's name and hostname.
+
+    `node_ip` is set where the machine must not take the address of its network card (see `capn.build.node_address`).
+    """
 
     name: str
     provider_id: str
@@ -122,7 +129,8 @@ def build_join_config(join: JoinInput) -> str:
         "timeouts": dict(_TIMEOUTS),
     }
     if join.control_plane:
-        document["controlPlane"] = {"localAPIEndpoint": {"bindPort": join.endpoint_port}}
+        own = {"advertiseAddress": join.node.node_ip} if join.node.node_ip else {}
+        document["controlPlane"] = {"localAPIEndpoint": {**own, "bindPort": API_PORT}}
         document["patches"] = {"directory": PATCHES_PATH}
     refuse_control_characters(document, multiline=False)
     return build_yaml(document)
@@ -139,8 +147,10 @@ def kubelet_labels(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def _build_init(config: ClusterConfigInput) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {"bindPort": config.endpoint_port}
-    if _is_address(config.endpoint_host):
+    endpoint: dict[str, Any] = {"bindPort": API_PORT}
+    if config.node.node_ip:
+        endpoint = {"advertiseAddress": config.node.node_ip, **endpoint}
+    elif _is_address(config.endpoint_host):
         endpoint = {"advertiseAddress": config.endpoint_host, **endpoint}
     return {
         "apiVersion": API_VERSION,
@@ -155,6 +165,7 @@ def _build_init(config: ClusterConfigInput) -> dict[str, Any]:
 
 
 def _build_cluster(config: ClusterConfigInput) -> dict[str, Any]:
+    etcd_args = {**(_ETCD_EVERYWHERE if config.node.node_ip else {}), **config.etcd_args}
     sans = list(dict.fromkeys([config.endpoint_host, "127.0.0.1", "localhost", *config.sans]))
     return {
         "apiVersion": API_VERSION,
@@ -171,7 +182,7 @@ def _build_cluster(config: ClusterConfigInput) -> dict[str, Any]:
         "apiServer": {"certSANs": sans, **_build_args("apiServer", {**ETCD_PATIENCE, **config.api_server_args})},
         "controllerManager": _build_args("controllerManager", {**LEADER_ELECTION, **config.controller_manager_args}),
         "scheduler": _build_args("scheduler", {**LEADER_ELECTION, **config.scheduler_args}),
-        "etcd": {"local": {"dataDir": "/var/lib/etcd", **_build_args("etcd", config.etcd_args)}},
+        "etcd": {"local": {"dataDir": "/var/lib/etcd", **_build_args("etcd", etcd_args)}},
     }
 
 

@@ -19,6 +19,7 @@ from capn.build.pki import ClusterPki, KeyPair, certificate_matches_key, public_
 from capn.errors import TerminalError
 
 REASON_DAMAGED = "CertificatesDamaged"
+_REASON_REMAKEABLE = "SecretDamaged"
 _MAX_PEM = 64 * 1024
 
 
@@ -49,16 +50,19 @@ def build_bootstrap_secret(machine: NestedMachine, user_data: bytes) -> dict[str
     return _build_secret(machine, machine.spec.cluster_name, names.secret_bootstrap(machine.metadata.name), data)
 
 
-def read_secret_value(secret: Mapping[str, Any], key: str) -> bytes:
-    """The decoded value of one key. TerminalError names the Secret and the key if it is missing or damaged."""
+def read_secret_value(secret: Mapping[str, Any], key: str, *, remakeable: bool = False) -> bytes:
+    """The decoded value of one key. TerminalError names the Secret and the key if it is missing or damaged.
+
+    `remakeable`: the Secret is made again when it is deleted, and the error says so. A CA's never is.
+    """
     name = str(secret.get("metadata", {}).get("name", ""))
     encoded = (secret.get("data") or {}).get(key)
     if not isinstance(encoded, str):
-        raise _damaged(name, key, "is missing")
+        raise _damaged(name, key, "is missing", remakeable=remakeable)
     try:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _damaged(name, key, "is not base64") from error
+        raise _damaged(name, key, "is not base64", remakeable=remakeable) from error
 
 
 def pki_from_secrets(cluster: str, secrets: Mapping[str, Mapping[str, Any]]) -> ClusterPki:
@@ -90,8 +94,10 @@ def _read_pair(secrets: Mapping[str, Mapping[str, Any]], name: str, matches: Cal
     return pair
 
 
-def _damaged(name: str, key: str, what: str) -> TerminalError:
-    return TerminalError(f"Secret {name}, key {key}: {what}; restore it from a backup", reason=REASON_DAMAGED)
+def _damaged(name: str, key: str, what: str, *, remakeable: bool = False) -> TerminalError:
+    advice = "restore it, or delete the Secret to have it made again" if remakeable else "restore it from a backup"
+    reason = _REASON_REMAKEABLE if remakeable else REASON_DAMAGED
+    return TerminalError(f"Secret {name}, key {key}: {what}; {advice}", reason=reason)
 
 
 def _build_secret(

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from capn.controllers.setup import build_manager
 from capn.image.catalogue import ImageCatalogue
-from capn.kube.client import KubeClient
 from capn.kube.connect import connect_in_cluster, connect_kubeconfig
 from capn.providers.registry import ProviderRegistry
 from capn.runtime.logs import configure_logs
@@ -30,10 +29,10 @@ async def _run(kubeconfig: Path | None, settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    client: KubeClient = await (connect_kubeconfig(kubeconfig) if kubeconfig else connect_in_cluster())
+    client = await (connect_kubeconfig(kubeconfig) if kubeconfig else connect_in_cluster())
     try:
         images = ImageCatalogue(settings.image_dir or cache_dir() / "images" / "node")
-        providers = ProviderRegistry(settings, images)
+        providers = ProviderRegistry(settings, images, client)
         try:
             await build_manager(client, settings, providers).run(stop)
         finally:

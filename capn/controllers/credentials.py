@@ -7,8 +7,6 @@ client; output: `Credentials`. Must not: write, log contents, or list Secrets (R
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,8 +15,8 @@ from typing import Any
 from capn import names
 from capn.api.resources import SECRET
 from capn.build.pki import ClusterPki
-from capn.build.secrets import pki_from_secrets
-from capn.errors import TerminalError, TransientError
+from capn.build.secrets import pki_from_secrets, read_secret_value
+from capn.errors import TransientError
 from capn.kube.client import KubeClient
 
 # Long enough that 1,000 clusters at rest read nothing for minutes, short enough that a deleted Secret is noticed.
@@ -87,7 +85,7 @@ class CredentialStore:
         if secret is None:
             return None
         refuse_former_owner(secret, uid)
-        return decode_value(secret)
+        return read_secret_value(secret, "value", remakeable=True)
 
 
 def refuse_former_owner(secret: dict[str, Any], uid: str) -> None:
@@ -117,15 +115,3 @@ def pki_secret_names(cluster: str) -> tuple[str, str, str, str]:
         names.secret_proxy(cluster),
         names.secret_sa(cluster),
     )
-
-
-def decode_value(secret: dict[str, Any]) -> bytes:
-    """The bytes under key `value`. TerminalError names the Secret when it is not there or not base64."""
-    name = secret["metadata"]["name"]
-    try:
-        return base64.b64decode(secret["data"]["value"], validate=True)
-    except (KeyError, TypeError, binascii.Error) as error:
-        raise TerminalError(
-            f"Secret {name} has no readable key 'value'; restore it, or delete the Secret to have it made again",
-            reason="SecretDamaged",
-        ) from error

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from capn import names
-from capn.api.resources import Resource
+from capn.api.resources import POD, Resource
 from capn.errors import ApiStatusError, ConflictError, NotFoundError, UnreachableError
 from capn.kube.client import ObjectList, WatchEvent
 from capn.kube.decode import (
@@ -201,6 +201,21 @@ class HttpKubeClient:
         request = _Request(method="GET", path=path, what=f"GET {path}", limit=self._limits.raw_bytes)
         answer = await self._timed(request, lambda: self._send(request))
         return answer.status, answer.body.decode("utf-8", "replace")
+
+    async def follow_log(
+        self, pod: str, namespace: str, *, container: str, tail_lines: int, silence_s: float = 600.0
+    ) -> AsyncGenerator[bytes, None]:
+        """The last lines of a container's log and then what is added, in chunks, until the container ends."""
+        path = build_path(POD, namespace=namespace, name=pod, subresource="log")
+        path += build_query({"container": container, "follow": "true", "tailLines": str(tail_lines)})
+        what = f"log of pod {pod}"
+        async with self._transport.stream(path, silence_s=silence_s) as response:
+            self._observe("WATCH", str(response.status))
+            if response.status != HTTPStatus.OK:
+                body = await read_capped(response, self._limits.raw_bytes)
+                raise build_error(response.status, decode_status(body), what=what)
+            async for chunk in response.content.iter_any():
+                yield chunk
 
     async def close(self) -> None:
         """End all connections."""

@@ -7,6 +7,8 @@ correctness needs.
 
 Errors: `InvalidSpecError` / `TerminalError` (unknown image, no capacity, not ours), `UnreachableError` (hypervisor
 down). Reasons used: ImageNotFound, InsufficientMemory, CIDRCollision, OwnedByAnother, HypervisorUnreachable.
+A hypervisor that is itself asynchronous (KubeVirt) answers `ensure_machine` with CREATING and tells by `changes` when
+there is more to see; what keeps a VM from running is its `Problem`.
 """
 
 from __future__ import annotations
@@ -30,20 +32,28 @@ class ClusterRef:
 
 @dataclass(frozen=True, slots=True)
 class ClusterRequest:
-    """Desired infrastructure of a cluster. CIDRs are those of the child, so that the provider can refuse overlaps."""
+    """Desired infrastructure of a cluster. CIDRs are those of the child, so that the provider can refuse overlaps.
+
+    `endpoint_host` is what an earlier call returned: certificates hold it, so an endpoint that has to be made again
+    must be there again.
+    """
 
     ref: ClusterRef
     pod_cidr: str
     service_cidr: str
+    endpoint_host: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedCluster:
-    """What the provider has for the cluster. `endpoint_host` is fixed before the first machine exists."""
+    """What the provider has for the cluster. `endpoint_host` is fixed before the first machine exists.
+
+    `machine_cidr` is the network of the cluster's machines; None where they have none of their own.
+    """
 
     endpoint_host: str
     endpoint_port: int
-    machine_cidr: str
+    machine_cidr: str | None
     message: str = ""
 
 
@@ -86,6 +96,18 @@ class MachineState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """What keeps a VM from running, for a condition: a CamelCase reason and a steady message that names the fix.
+
+    `passes` says that it may go away by itself (no room now), so that nobody has to call it failed.
+    """
+
+    reason: str
+    message: str
+    passes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedMachine:
     """The VM as the hypervisor has it. `provider_id` is `capn-<kind>://<namespace>/<cluster>/<machine>/<vm uuid>`."""
 
@@ -93,7 +115,7 @@ class ObservedMachine:
     state: MachineState
     addresses: tuple[str, ...]
     seed_attached: bool
-    message: str = ""
+    problem: Problem | None = None
 
 
 class Provider(Protocol):
@@ -111,6 +133,10 @@ class Provider(Protocol):
 
     async def delete_cluster(self, ref: ClusterRef) -> bool:
         """Remove what is ours; True when nothing is left (False: call again)."""
+        ...
+
+    async def ensure_address(self, ref: MachineRef) -> str | None:
+        """The address that leads to the machine's node, kept for it before there is a VM; None: its card has it."""
         ...
 
     async def observe_machine(self, ref: MachineRef) -> ObservedMachine | None:

@@ -90,6 +90,10 @@ class MemoryProvider:
         self.world.clusters.pop(ref.uid, None)
         return True
 
+    async def ensure_address(self, ref: MachineRef) -> str | None:  # noqa: ARG002 - the Protocol's
+        """None: the machine's card has the address that leads to it."""
+        return None
+
     async def observe_machine(self, ref: MachineRef) -> ObservedMachine | None:
         """The VM, or None."""
         await self._call()

@@ -1,6 +1,7 @@
 """Finds the provider of an infrastructure reference.
 
-Role: one provider an endpoint of the administrator's settings, made when first asked for. Must not: import libvirt
+Role: one provider an endpoint of the administrator's settings, made when first asked for. Inputs: settings, a source of
+node images, the controller's own client (for machines in the same cluster). Must not: import libvirt
 before a libvirt endpoint is used (it is an optional package), or make endpoints that the settings do not name.
 """
 
@@ -10,16 +11,25 @@ from capn.api.machine_template import Infrastructure
 from capn.errors import InvalidSpecError, TerminalError
 from capn.providers.base import Provider
 from capn.providers.images import ImageSource, NoImages
+from capn.providers.kubevirt.connect import connect_by_secret
+from capn.providers.kubevirt.console import KubeVirtClient
+from capn.providers.kubevirt.provider import KubeVirtProvider
 from capn.providers.memory import MemoryProvider
-from capn.settings import Endpoint, LibvirtEndpoint, Settings
+from capn.settings import Endpoint, KubeVirtEndpoint, LibvirtEndpoint, MemoryEndpoint, Settings
 
 _FIELD = "spec.infrastructure.endpoint"
 
 
 class ProviderRegistry:
-    """The providers in use. `images` is where a libvirt endpoint finds node images that it has to upload."""
+    """The providers in use. `images` is where a libvirt endpoint finds node images that it has to upload.
 
-    def __init__(self, settings: Settings, images: ImageSource | None = None) -> None:
+    `client` is the controller's own, for KubeVirt; without one such an endpoint cannot be used.
+    """
+
+    def __init__(
+        self, settings: Settings, images: ImageSource | None = None, client: KubeVirtClient | None = None
+    ) -> None:
+        self._client = client
         self._endpoints = settings.endpoints
         self._images = images or NoImages()
         self._providers: dict[tuple[str, str], Provider] = {}
@@ -53,8 +63,25 @@ class ProviderRegistry:
         return endpoint
 
     def _build(self, endpoint: Endpoint) -> Provider:
-        if not isinstance(endpoint, LibvirtEndpoint):
-            return MemoryProvider(endpoint)
+        match endpoint:
+            case MemoryEndpoint():
+                return MemoryProvider(endpoint)
+            case KubeVirtEndpoint():
+                return self._build_kubevirt(endpoint)
+            case LibvirtEndpoint():
+                return self._build_libvirt(endpoint)
+
+    def _build_kubevirt(self, endpoint: KubeVirtEndpoint) -> Provider:
+        own, key = self._client, endpoint.kubeconfig
+        if own is None:
+            raise TerminalError("a kubevirt endpoint needs the controller's connection to a cluster")
+
+        async def connect() -> KubeVirtClient:
+            return own if key is None else await connect_by_secret(own, key)
+
+        return KubeVirtProvider(endpoint, connect, owns_client=key is not None)
+
+    def _build_libvirt(self, endpoint: LibvirtEndpoint) -> Provider:
         try:
             from capn.providers.libvirt.provider import LibvirtProvider  # noqa: PLC0415 - an optional package
         except ImportError as error:

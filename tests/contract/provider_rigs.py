@@ -14,15 +14,20 @@ from typing import Any, Protocol
 import libvirt
 
 from capn import names
+from capn.api.resources import POD, SECRET, SERVICE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE
 from capn.build.cloudinit import BootstrapMode, UserDataInput, build_user_data
 from capn.build.kubeadm import ClusterConfigInput, NodeInput, build_init_config
+from capn.build.kubevirt_objects import LABEL_CLUSTER_ID
 from capn.build.pki import ClusterPki, generate_pki
 from capn.dev.hypervisor import Hypervisor
+from capn.kube.client import KubeClient
 from capn.providers.base import ClusterRef, ClusterRequest, MachineRef, MachineRequest, Provider
 from capn.providers.images import NodeImage
+from capn.providers.kubevirt.provider import KubeVirtProvider
 from capn.providers.libvirt.provider import LibvirtProvider
 from capn.providers.memory import MemoryProvider
-from capn.settings import LibvirtEndpoint, MemoryEndpoint
+from capn.settings import KubeVirtEndpoint, LibvirtEndpoint, MemoryEndpoint
+from tests.harness.kubevirt_world import KubeVirtWorld
 
 VERSION = "v1.99.0"
 # In the bootstrap data of every machine here; it must turn up nowhere but in the seed.
@@ -102,6 +107,13 @@ def user_data(ref: MachineRef) -> bytes:
 class Rig(Protocol):
     """A provider and hands behind its back."""
 
+    # What a child must not overlap, as a CIDR that does.
+    collides: str
+    # Whether a VM that ended can be started again with its disk.
+    disk_survives: bool
+    # Whether the provider itself knows how much memory the hosts have.
+    knows_memory: bool
+
     @property
     def provider(self) -> Provider:
         """The provider under test."""
@@ -123,8 +135,8 @@ class Rig(Protocol):
         """Take the hypervisor's daemon away for a moment."""
         ...
 
-    def inventory(self) -> object:
-        """All that exists, comparable."""
+    async def inventory(self) -> tuple[object, ...]:
+        """All that exists, by kind, comparable; nothing but empty parts when nothing is left."""
         ...
 
     async def close(self) -> None:
@@ -134,6 +146,9 @@ class Rig(Protocol):
 
 @dataclass
 class MemoryRig:
+    collides = "10.0.0.0/8"
+    disk_survives = True
+    knows_memory = True
     provider: MemoryProvider = field(
         default_factory=lambda: MemoryProvider(MemoryEndpoint(versions=(VERSION,), memory_mib=16 * 1024))
     )
@@ -151,12 +166,58 @@ class MemoryRig:
         self.provider.set_down(True)
         self.provider.set_down(False)
 
-    def inventory(self) -> object:
+    async def inventory(self) -> tuple[object, ...]:
         world = self.provider.world
         return sorted(world.clusters), sorted((uid, machine.state) for uid, machine in world.machines.items())
 
     async def close(self) -> None:
         await self.provider.close()
+
+
+class SimulatedKubeVirtRig:
+    """The provider on the double of a cluster with KubeVirt."""
+
+    collides = "10.0.0.0/8"
+    disk_survives = False
+    knows_memory = False
+
+    def __init__(self, world: KubeVirtWorld, endpoint: KubeVirtEndpoint | None = None) -> None:
+        self.world = world
+        self.endpoint = endpoint or KubeVirtEndpoint(versions=(VERSION,))
+        self.provider = self._open()
+
+    def _open(self) -> KubeVirtProvider:
+        async def connect() -> KubeVirtWorld:
+            return self.world
+
+        return KubeVirtProvider(self.endpoint, connect)
+
+    async def reopen(self) -> Provider:
+        return self._open()
+
+    async def stop_vm(self, ref: MachineRef) -> None:
+        await self.world.stop(ref.name, ref.cluster.namespace)
+
+    async def lose_vm(self, ref: MachineRef) -> None:
+        await self.world.delete(VIRTUAL_MACHINE, ref.name, ref.cluster.namespace)
+
+    async def blink(self) -> None:
+        self.world.drop_watches()
+
+    async def inventory(self) -> tuple[object, ...]:
+        return await list_kubevirt(self.world)
+
+    async def close(self) -> None:
+        await self.provider.close()
+
+
+async def list_kubevirt(client: KubeClient) -> tuple[list[object], ...]:
+    """Names, UIDs and specs of all objects of this provider, by kind."""
+    found: list[list[object]] = []
+    for resource in (VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, POD, SERVICE, SECRET):
+        items = (await client.list(resource, namespace="tenant", label_selector=f"{LABEL_CLUSTER_ID}")).items
+        found.append([(item["metadata"]["name"], item["metadata"]["uid"], item.get("spec")) for item in items])
+    return tuple(found)
 
 
 class OneImage:
@@ -170,6 +231,10 @@ class OneImage:
 
 
 class LibvirtRig:
+    collides = "10.0.0.0/8"
+    disk_survives = True
+    knows_memory = True
+
     def __init__(self, hypervisor: Hypervisor, images: OneImage, endpoint: LibvirtEndpoint | None = None) -> None:
         self.hypervisor = hypervisor
         self.images = images
@@ -200,7 +265,7 @@ class LibvirtRig:
     async def blink(self) -> None:
         await asyncio.to_thread(self.hypervisor.restart_daemon)
 
-    def inventory(self) -> object:
+    async def inventory(self) -> tuple[object, ...]:
         with self.connect() as conn:
             domains = sorted((domain.name(), domain.state(), domain.XMLDesc()) for domain in conn.listAllDomains())
             networks = sorted((network.name(), network.XMLDesc()) for network in conn.listAllNetworks())

@@ -160,7 +160,7 @@ async def test_no_secret_is_anywhere_but_in_the_seed(rig: LibvirtRig) -> None:
     await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
     request = control_plane(cluster_ref())
     await rig.provider.ensure_machine(request)
-    assert CANARY not in str(rig.inventory())
+    assert CANARY not in str(await rig.inventory())
     command_lines = rig.command_lines()
     assert domain_name(request.ref) in command_lines
     assert CANARY not in command_lines

@@ -10,9 +10,9 @@ from capn.api.conditions import ClusterCondition
 from capn.api.resources import SECRET
 from capn.build.kubeconfig import build_kubeconfig
 from capn.build.pki import ClusterPki, generate_pki, issue_client
-from capn.build.secrets import build_kubeconfig_secret, build_pki_secrets, pki_from_secrets
+from capn.build.secrets import build_kubeconfig_secret, build_pki_secrets, pki_from_secrets, read_secret_value
 from capn.controllers.cluster.scope import ClusterScope
-from capn.controllers.credentials import Credentials, decode_value, refuse_former_owner
+from capn.controllers.credentials import Credentials, refuse_former_owner
 from capn.controllers.phases import Wait
 from capn.errors import ConflictError, TerminalError, TransientError
 
@@ -98,5 +98,5 @@ async def _create_kubeconfig(scope: ClusterScope, pki: ClusterPki) -> bytes:
         if existing is None:
             raise
         refuse_former_owner(existing, scope.ref.uid)
-        return decode_value(existing)
+        return read_secret_value(existing, "value", remakeable=True)
     return kubeconfig.encode()

@@ -13,7 +13,13 @@ async def reconcile_infrastructure(scope: ClusterScope) -> Wait | None:
     """Ensure the network; from then on the endpoint never changes, since certificates and kubeconfigs hold it."""
     refuse_unsupported_changes(scope)
     spec = scope.cluster.spec
-    request = ClusterRequest(ref=scope.ref, pod_cidr=spec.network.pod_cidr, service_cidr=spec.network.service_cidr)
+    known = scope.cluster.status.endpoint
+    request = ClusterRequest(
+        ref=scope.ref,
+        pod_cidr=spec.network.pod_cidr,
+        service_cidr=spec.network.service_cidr,
+        endpoint_host=known.host if known is not None else None,
+    )
     if await scope.provider.observe_cluster(scope.ref) is None:
         await refuse_if_deleting(scope)
     scope.infrastructure = await scope.provider.ensure_cluster(request)

@@ -20,9 +20,10 @@ from capn import names
 from capn.api.conditions import MachineCondition
 from capn.api.resources import SECRET
 from capn.build.pki import ClusterPki
-from capn.build.secrets import build_bootstrap_secret
+from capn.build.secrets import build_bootstrap_secret, read_secret_value
 from capn.build.tokens import TOKEN_VALID, build_token_secret, generate_token, token_secret_name
-from capn.controllers.credentials import decode_value, find_controller, refuse_former_owner
+from capn.controllers.credentials import find_controller, refuse_former_owner
+from capn.controllers.machine.live import refuse_if_deleting
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.machine.user_data import build_machine_user_data
 from capn.controllers.phases import Wait
@@ -74,7 +75,9 @@ async def ensure_secret(scope: MachineScope, pki: ClusterPki) -> bytes:
     name = names.secret_bootstrap(scope.name)
     existing = await client.get(SECRET, name, namespace)
     if existing is None:
-        secret = build_bootstrap_secret(scope.machine, build_user_data_for(scope, pki))
+        await refuse_if_deleting(scope)
+        address = await scope.provider.ensure_address(scope.ref)
+        secret = build_bootstrap_secret(scope.machine, build_user_data_for(scope, pki, address))
         try:
             existing = await client.create(SECRET, secret)
         except ConflictError:
@@ -86,11 +89,11 @@ async def ensure_secret(scope: MachineScope, pki: ClusterPki) -> bytes:
         raise TerminalError(
             f"Secret {name} exists and is not this machine's; delete it or rename the cluster", reason="OwnedByAnother"
         )
-    return decode_value(existing)
+    return read_secret_value(existing, "value", remakeable=True)
 
 
-def build_user_data_for(scope: MachineScope, pki: ClusterPki) -> bytes:
-    """The machine's user-data; the same bytes for the same cluster, machine and PKI."""
+def build_user_data_for(scope: MachineScope, pki: ClusterPki, node_address: str | None) -> bytes:
+    """The machine's user-data; the same bytes for the same cluster, machine, PKI and address."""
     cluster = scope.cluster
     if cluster is None or cluster.status.endpoint is None:
         raise TransientError("the cluster has no endpoint yet")
@@ -102,6 +105,7 @@ def build_user_data_for(scope: MachineScope, pki: ClusterPki) -> bytes:
         provider_id=scope.provider_id,
         token=derive_token(pki, scope.ref.uid),
         joins=not scope.initializes,
+        node_address=node_address,
     )
 
 

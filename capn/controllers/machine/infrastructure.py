@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from capn.api.machine_template import quantity_mib
-from capn.api.resources import NESTED_MACHINE
 from capn.controllers.machine.bootstrap_data import load_bootstrap_data
+from capn.controllers.machine.live import refuse_if_deleting
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.phases import Wait
-from capn.errors import TerminalError, TransientError
-from capn.providers.base import MachineRequest, MachineState
+from capn.errors import TerminalError
+from capn.providers.base import MachineRequest, MachineState, ObservedMachine
 
 MIB_PER_GIB = 1024
 POLL_S = 10.0
@@ -31,7 +31,7 @@ async def reconcile_infrastructure(scope: MachineScope) -> Wait | None:
         scope.observed = await provider.ensure_machine(build_request(scope))
     if not scope.bootstrapped:
         scope.deps.consoles.watch(provider, ref)
-    return compute_wait(scope.observed.state)
+    return compute_wait(scope.observed)
 
 
 def refuse_second_life(scope: MachineScope) -> None:
@@ -49,9 +49,14 @@ def refuse_second_life(scope: MachineScope) -> None:
         )
 
 
-def compute_wait(state: MachineState) -> Wait | None:
-    """Why a VM that exists is not usable yet."""
-    match state:
+def compute_wait(observed: ObservedMachine) -> Wait | None:
+    """Why a VM that exists is not usable yet. TerminalError when it will not be until a person acts."""
+    problem = observed.problem
+    if problem is not None and problem.passes:
+        return Wait(problem.reason, problem.message, POLL_S)
+    if problem is not None:
+        raise TerminalError(problem.message, reason=problem.reason)
+    match observed.state:
         case MachineState.RUNNING:
             return None
         case MachineState.PAUSED:
@@ -74,11 +79,3 @@ def build_request(scope: MachineScope) -> MachineRequest:
         disk_gib=-(-quantity_mib(spec.machine.disk) // MIB_PER_GIB),
         bootstrap_data=scope.bootstrap_data,
     )
-
-
-async def refuse_if_deleting(scope: MachineScope) -> None:
-    """An uncached look before a VM is made: the machine may be going away, or be another one of its name."""
-    meta = scope.machine.metadata
-    live = await scope.deps.client.get(NESTED_MACHINE, meta.name, meta.namespace)
-    if live is None or live["metadata"]["uid"] != meta.uid or live["metadata"].get("deletionTimestamp"):
-        raise TransientError("the machine is being deleted")

@@ -23,6 +23,7 @@ def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
     provider_id: str,
     token: str,
     joins: bool,
+    node_address: str | None = None,
 ) -> bytes:
     """User-data of the machine, which initializes the cluster or `joins` it, with a `token` of its own."""
     mode = compute_mode(machine, joins=joins)
@@ -31,6 +32,7 @@ def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
         provider_id=provider_id,
         labels=machine.spec.labels,
         taints=compute_taints(cluster, machine),
+        node_ip=node_address,
     )
     if not joins:
         config = _build_init(cluster, endpoint, node, token)
@@ -54,6 +56,7 @@ def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
             service_cidr=cluster.spec.network.service_cidr,
             kubeadm_config=config,
             pki=None if mode is BootstrapMode.JOIN_WORKER else pki,
+            node_address=node_address,
         )
     )
 

@@ -14,7 +14,7 @@ import libvirt
 from capn import names
 from capn.build.libvirt_xml import DomainInput, OwnerStamp, build_domain_xml, build_seed_device_xml
 from capn.errors import OwnershipError, TransientError
-from capn.providers.base import ClusterRef, MachineRef, MachineState, ObservedMachine
+from capn.providers.base import ClusterRef, MachineRef, MachineState, ObservedMachine, Problem
 from capn.providers.libvirt.connection import Session
 from capn.providers.libvirt.errors import is_missing
 from capn.providers.libvirt.networks import endpoint_mac
@@ -121,15 +121,16 @@ def observe(domain: OwnedDomain, ref: MachineRef) -> ObservedMachine:
         seen = MachineState.CRASHED
     else:
         seen = _STATES.get(state, MachineState.CREATING)
-    message = ""
+    problem = None
     if seen is MachineState.PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR:
         message = "the VM is paused because its disk cannot be written: free space in the hypervisor's pool"
+        problem = Problem("DiskFull", message, passes=True)
     return ObservedMachine(
         provider_id=build_id(ref),
         state=seen,
         addresses=(domain.owner.address,) if domain.owner.address else (),
         seed_attached=domain.view.seed_attached,
-        message=message,
+        problem=problem,
     )
 
 

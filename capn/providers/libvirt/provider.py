@@ -77,6 +77,10 @@ class LibvirtProvider:
 
         return await self._connection.run(work, key=f"network/{ref.uid}", timeout_s=_MACHINE_TIMEOUT_S)
 
+    async def ensure_address(self, ref: MachineRef) -> str | None:  # noqa: ARG002 - the Protocol's
+        """None: the machine's card has the address that leads to it."""
+        return None
+
     async def observe_machine(self, ref: MachineRef) -> ObservedMachine | None:
         """The VM, or None."""
         self._remember(ref)

@@ -95,7 +95,7 @@ def test_a_worker_without_taints_says_so() -> None:
 
 def test_a_joining_control_plane_has_a_local_endpoint() -> None:
     join = load_join(control_plane=True, node=make_node("demo-cp-1", node_ip="10.89.0.11"))
-    assert join["controlPlane"] == {"localAPIEndpoint": {"bindPort": 6443}}
+    assert join["controlPlane"] == {"localAPIEndpoint": {"advertiseAddress": "10.89.0.11", "bindPort": 6443}}
     assert arguments_of(join["nodeRegistration"])["node-ip"] == "10.89.0.11"
     assert "taints" not in join["nodeRegistration"]
 

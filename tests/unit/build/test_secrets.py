@@ -86,6 +86,14 @@ def test_damage_names_the_secret_and_the_key(
         pki_from_secrets("demo", secrets)
 
 
+@pytest.mark.parametrize("value", [None, "%%%"])
+def test_a_secret_that_can_be_made_again_says_so(value: str | None) -> None:
+    secret = {"metadata": {"name": "demo-kubeconfig"}, "data": {"value": value}}
+    with pytest.raises(TerminalError, match=r"key value: is .*, or delete the Secret") as caught:
+        read_secret_value(secret, "value", remakeable=True)
+    assert caught.value.reason == "SecretDamaged"
+
+
 def test_a_key_of_another_ca_is_damage(secrets: dict[str, dict[str, Any]]) -> None:
     secrets["demo-ca"]["data"]["tls.key"] = secrets["demo-etcd"]["data"]["tls.key"]
     with pytest.raises(TerminalError, match=r"Secret demo-ca, key tls\.key: does not belong to tls\.crt"):

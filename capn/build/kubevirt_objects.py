@@ -1,0 +1,288 @@
+"""KubeVirt's and Kubernetes' objects of a machine and of a cluster's endpoint.
+
+Role: pure. Inputs: frozen values with every name decided; outputs: manifests for server-side apply that hold only what
+capn owns. Formats: kubevirt.io/v1 VirtualMachine, core/v1 Service and Secret. Must not: put bootstrap data anywhere but
+in the seed's Secret.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from capn import names
+
+KUBEVIRT_API = "kubevirt.io/v1"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGED_BY = "capn"
+# Of a machine's launcher pods and of what serves it; the value is the VM's UUID.
+LABEL_VM = f"{names.GROUP}/vm"
+# Of everything of one cluster; the value is the cluster's UUID, which is as long as a label's value may be.
+LABEL_CLUSTER_ID = f"{names.GROUP}/cluster-id"
+ANNOTATION_NAMESPACE = f"{names.GROUP}/owner-namespace"
+ANNOTATION_MACHINE = f"{names.GROUP}/owner-machine"
+ANNOTATION_CLUSTER_UID = f"{names.GROUP}/owner-cluster-uid"
+ROOT, SEED = "root", "seed"
+API_PORT = 6443
+_KERNEL_PATH, _INITRD_PATH = "/boot/vmlinuz", "/boot/initrd.img"
+# What the nodes of one child say to each other on their own addresses: API server, etcd, kubelet, flannel's VXLAN.
+_NODE_PORTS: tuple[tuple[str, int, Literal["TCP", "UDP"]], ...] = (
+    ("api", API_PORT, "TCP"),
+    ("etcd-client", 2379, "TCP"),
+    ("etcd-peer", 2380, "TCP"),
+    ("kubelet", 10250, "TCP"),
+    ("vxlan", 8472, "UDP"),
+)
+# The API server of an emulated machine may be slow to accept for a while without being gone.
+_PROBE = {"periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 6}
+
+RootDisk = Literal["containerDisk", "dataVolume"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Whose an object is. `machine` and `machine_uid` are empty for what belongs to a whole cluster."""
+
+    namespace: str
+    cluster: str
+    cluster_uid: str
+    machine: str = ""
+    machine_uid: str = ""
+
+    @property
+    def owner_uid(self) -> str:
+        """The UID that decides whose the object is."""
+        return self.machine_uid or self.cluster_uid
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualMachineInput:
+    """A machine's VM. `seed` is the Secret with the bootstrap data; None when the machine is past its bootstrap."""
+
+    namespace: str
+    name: str
+    stamp: Stamp
+    role: str
+    cpus: int
+    memory_mib: int
+    disk_gib: int
+    image: str
+    pull_policy: str
+    kernel_args: str
+    root_disk: RootDisk
+    seed: str | None
+    storage_class: str | None = None
+    eviction_strategy: str = "LiveMigrateIfPossible"
+    pull_secret: str | None = None
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_labels(stamp: Stamp) -> dict[str, str]:
+    """Labels that find an object: by cluster, and by machine if it is a machine's."""
+    labels = {
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_CLUSTER_ID: names.build_network_uuid(stamp.cluster_uid),
+        names.LABEL_CLUSTER: stamp.cluster,
+    }
+    return labels | ({LABEL_VM: names.build_domain_uuid(stamp.machine_uid)} if stamp.machine_uid else {})
+
+
+def build_metadata(namespace: str, name: str, stamp: Stamp, **labels: str) -> dict[str, Any]:
+    """Metadata with the owner's stamp."""
+    annotations = {
+        names.ANNOTATION_OWNER_UID: stamp.owner_uid,
+        ANNOTATION_CLUSTER_UID: stamp.cluster_uid,
+        ANNOTATION_NAMESPACE: stamp.namespace,
+        **({ANNOTATION_MACHINE: stamp.machine} if stamp.machine else {}),
+    }
+    return {
+        "name": name,
+        "namespace": namespace,
+        "labels": build_labels(stamp) | labels,
+        "annotations": annotations,
+    }
+
+
+def read_stamp(obj: Mapping[str, Any]) -> Stamp | None:
+    """The stamp of an object as a server returned it; None when it has none of ours."""
+    meta = obj.get("metadata") or {}
+    labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
+    owner = annotations.get(names.ANNOTATION_OWNER_UID)
+    cluster_uid = annotations.get(ANNOTATION_CLUSTER_UID)
+    if not owner or not cluster_uid:
+        return None
+    machine = annotations.get(ANNOTATION_MACHINE, "")
+    return Stamp(
+        namespace=annotations.get(ANNOTATION_NAMESPACE, ""),
+        cluster=labels.get(names.LABEL_CLUSTER, ""),
+        cluster_uid=cluster_uid,
+        machine=machine,
+        machine_uid=owner if machine else "",
+    )
+
+
+def build_seed_secret(namespace: str, name: str, stamp: Stamp, user_data: bytes) -> dict[str, Any]:
+    """The Secret that KubeVirt makes the NoCloud disk from."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": build_metadata(namespace, name, stamp),
+        "type": "Opaque",
+        "data": {"userdata": base64.b64encode(user_data).decode()},
+    }
+
+
+def build_api_service(
+    namespace: str, name: str, stamp: Stamp, *, service_type: str, cluster_ip: str | None = None
+) -> dict[str, Any]:
+    """The Service in front of all API servers of a cluster that accept connections."""
+    selector = {
+        LABEL_CLUSTER_ID: names.build_network_uuid(stamp.cluster_uid),
+        names.LABEL_ROLE: names.ROLE_CONTROL_PLANE,
+    }
+    ports = [{"name": "api", "port": API_PORT, "targetPort": API_PORT, "protocol": "TCP"}]
+    spec: dict[str, Any] = {"type": service_type, "selector": selector, "ports": ports}
+    if cluster_ip is not None:
+        spec["clusterIP"] = cluster_ip
+    return {"apiVersion": "v1", "kind": "Service", "metadata": build_metadata(namespace, name, stamp), "spec": spec}
+
+
+def build_node_service(namespace: str, name: str, stamp: Stamp) -> dict[str, Any]:
+    """The Service whose address is a machine's node address: it stays while launcher pods come and go."""
+    ports = [
+        {"name": title, "port": port, "targetPort": port, "protocol": protocol} for title, port, protocol in _NODE_PORTS
+    ]
+    spec = {
+        "type": "ClusterIP",
+        "selector": {LABEL_VM: names.build_domain_uuid(stamp.machine_uid)},
+        "ports": ports,
+        # etcd must reach a new member before its API server accepts connections.
+        "publishNotReadyAddresses": True,
+    }
+    return {"apiVersion": "v1", "kind": "Service", "metadata": build_metadata(namespace, name, stamp), "spec": spec}
+
+
+def build_virtual_machine(vm: VirtualMachineInput) -> dict[str, Any]:
+    """The VirtualMachine. A disk that ends with its launcher pod is run once; one that persists, always."""
+    spec: dict[str, Any] = {
+        "runStrategy": "Always" if vm.root_disk == "dataVolume" else "Once",
+        "template": {
+            "metadata": {"labels": build_labels(vm.stamp) | {names.LABEL_ROLE: vm.role}},
+            "spec": _build_instance(vm),
+        },
+    }
+    if vm.root_disk == "dataVolume":
+        spec["dataVolumeTemplates"] = [_build_data_volume(vm)]
+    meta = build_metadata(vm.namespace, vm.name, vm.stamp, **{names.LABEL_ROLE: vm.role})
+    return {"apiVersion": KUBEVIRT_API, "kind": "VirtualMachine", "metadata": meta, "spec": spec}
+
+
+def build_release_patch(vm: Mapping[str, Any], *, ephemeral: bool) -> dict[str, Any] | None:
+    """The merge patch that takes the seed out of a VirtualMachine; None when it has none any more.
+
+    A VM whose disk ends with its pod is not started anew from then on: it would be an empty machine of the same name.
+    """
+    instance = vm["spec"]["template"]["spec"]
+    volumes = [volume for volume in instance.get("volumes") or () if volume["name"] != SEED]
+    if len(volumes) == len(instance.get("volumes") or ()):
+        return None
+    devices = instance["domain"]["devices"]
+    disks = [disk for disk in devices.get("disks") or () if disk["name"] != SEED]
+    template = {"spec": {"volumes": volumes, "domain": {"devices": {"disks": disks}}}}
+    return {"spec": {"template": template, **({"runStrategy": "Manual"} if ephemeral else {})}}
+
+
+def has_seed(vm: Mapping[str, Any]) -> bool:
+    """Whether the VirtualMachine still refers to its bootstrap data."""
+    volumes = vm["spec"]["template"]["spec"].get("volumes") or ()
+    return any(volume["name"] == SEED for volume in volumes)
+
+
+def _build_instance(vm: VirtualMachineInput) -> dict[str, Any]:
+    root: dict[str, Any] = {"name": ROOT}
+    if vm.root_disk == "dataVolume":
+        root["dataVolume"] = {"name": f"{vm.name}-root"}
+    else:
+        root["containerDisk"] = {"image": vm.image, "imagePullPolicy": vm.pull_policy, **_pull_secret(vm)}
+    volumes, disks = [root], [_disk(ROOT)]
+    if vm.seed is not None:
+        volumes.append({"name": SEED, "cloudInitNoCloud": {"secretRef": {"name": vm.seed}}})
+        disks.append(_disk(SEED))
+    instance: dict[str, Any] = {
+        "domain": _build_domain(vm, disks),
+        "evictionStrategy": vm.eviction_strategy,
+        "terminationGracePeriodSeconds": 30,
+        "networks": [{"name": "default", "pod": {}}],
+        "volumes": volumes,
+    }
+    if vm.node_selector:
+        instance["nodeSelector"] = dict(vm.node_selector)
+    if vm.role == names.ROLE_CONTROL_PLANE:
+        instance["readinessProbe"] = {"tcpSocket": {"port": API_PORT}, **_PROBE}
+        instance["affinity"] = _build_spread(vm.stamp)
+    return instance
+
+
+def _build_domain(vm: VirtualMachineInput, disks: list[dict[str, Any]]) -> dict[str, Any]:
+    container = {
+        "image": vm.image,
+        "imagePullPolicy": vm.pull_policy,
+        "kernelPath": _KERNEL_PATH,
+        "initrdPath": _INITRD_PATH,
+        **({"imagePullSecret": vm.pull_secret} if vm.pull_secret else {}),
+    }
+    return {
+        "cpu": {"cores": vm.cpus},
+        "memory": {"guest": f"{vm.memory_mib}Mi"},
+        "firmware": {
+            "uuid": names.build_domain_uuid(vm.stamp.machine_uid),
+            "kernelBoot": {"kernelArgs": vm.kernel_args, "container": container},
+        },
+        "devices": {
+            "disks": disks,
+            "interfaces": [
+                {"name": "default", "masquerade": {}, "macAddress": names.build_mac(vm.stamp.machine_uid)},
+            ],
+            "rng": {},
+            # The bootstrap reports come this way; the cluster may have console logs off by default.
+            "logSerialConsole": True,
+            "autoattachGraphicsDevice": False,
+            "autoattachMemBalloon": False,
+        },
+    }
+
+
+def _disk(name: str) -> dict[str, Any]:
+    return {"name": name, "disk": {"bus": "virtio"}}
+
+
+def _pull_secret(vm: VirtualMachineInput) -> dict[str, str]:
+    return {"imagePullSecret": vm.pull_secret} if vm.pull_secret else {}
+
+
+def _build_data_volume(vm: VirtualMachineInput) -> dict[str, Any]:
+    storage: dict[str, Any] = {"resources": {"requests": {"storage": f"{vm.disk_gib}Gi"}}}
+    if vm.storage_class is not None:
+        storage["storageClassName"] = vm.storage_class
+    return {
+        "metadata": {"name": f"{vm.name}-root", "labels": build_labels(vm.stamp)},
+        "spec": {"source": {"registry": {"url": f"docker://{vm.image}", "pullMethod": "node"}}, "storage": storage},
+    }
+
+
+def _build_spread(stamp: Stamp) -> dict[str, Any]:
+    """Control planes of one cluster go to different hosts where there are enough."""
+    selector = {
+        "matchLabels": {
+            LABEL_CLUSTER_ID: names.build_network_uuid(stamp.cluster_uid),
+            names.LABEL_ROLE: names.ROLE_CONTROL_PLANE,
+        }
+    }
+    term = {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
+    return {
+        "podAntiAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]
+        }
+    }

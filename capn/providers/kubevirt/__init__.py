@@ -1,0 +1,1 @@
+"""Machines as KubeVirt VMs, in this cluster or another."""

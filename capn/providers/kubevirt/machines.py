@@ -1,0 +1,168 @@
+"""Makes and removes a machine's objects: node Service, seed Secret, VirtualMachine; in an order that survives a crash.
+
+Role: the steps behind the provider's calls. The VirtualMachine is made last, so one that exists has all that it needs,
+and removed first. Must not: wait, or change what does not carry the machine's UID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from capn import names
+from capn.api.resources import SECRET, SERVICE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, Resource
+from capn.build.kubevirt_objects import (
+    LABEL_VM,
+    VirtualMachineInput,
+    build_node_service,
+    build_release_patch,
+    build_seed_secret,
+    build_virtual_machine,
+)
+from capn.errors import ConflictError, TerminalError, TransientError
+from capn.kube.client import KubeClient
+from capn.providers.base import MachineRef, MachineRequest, MachineState
+from capn.providers.checks import build_machine_vanished, image_name
+from capn.providers.kubevirt.console import list_pods
+from capn.providers.kubevirt.place import Place, build_stamp, is_owned, refuse_foreign
+from capn.providers.kubevirt.views import compute_state
+from capn.settings import KubeVirtEndpoint
+
+_EMPTY_SEED = b"#cloud-config\n{}\n"
+
+
+async def find_vm(client: KubeClient, place: Place, ref: MachineRef) -> dict[str, Any] | None:
+    """The machine's VirtualMachine; None when there is none or when it is not ours."""
+    vm = await client.get(VIRTUAL_MACHINE, place.machine(ref), place.of(ref.cluster))
+    return vm if vm is not None and is_owned(vm, ref.uid) else None
+
+
+async def ensure_node_service(client: KubeClient, place: Place, ref: MachineRef) -> str:
+    """The machine's node address: that of its Service, made where it is missing."""
+    name, namespace = place.node_service(ref), place.of(ref.cluster)
+    service = await client.get(SERVICE, name, namespace)
+    if service is None:
+        try:
+            service = await client.create(SERVICE, build_node_service(namespace, name, build_stamp(ref)))
+        except ConflictError:
+            service = await client.get(SERVICE, name, namespace)
+    if service is None:
+        raise TransientError("the node's Service came and went while it was being made")
+    refuse_foreign(service, ref.uid, kind="Service")
+    return str(service["spec"]["clusterIP"])
+
+
+async def make_vm(
+    client: KubeClient, place: Place, endpoint: KubeVirtEndpoint, request: MachineRequest
+) -> dict[str, Any]:
+    """Seed and VirtualMachine of a machine that has none. TerminalError when its bootstrap data is used up."""
+    ref, namespace = request.ref, place.of(request.ref.cluster)
+    if request.bootstrap_data is None:
+        raise build_machine_vanished()
+    seed = build_seed_secret(namespace, place.seed(ref), build_stamp(ref), request.bootstrap_data)
+    await _create(client, SECRET, seed, ref.uid)
+    vm = build_virtual_machine(
+        VirtualMachineInput(
+            namespace=namespace,
+            name=place.machine(ref),
+            stamp=build_stamp(ref),
+            role=request.role,
+            cpus=request.cpus,
+            memory_mib=request.memory_mib,
+            disk_gib=request.disk_gib,
+            image=endpoint.image.replace("{name}", image_name(request)),
+            pull_policy=endpoint.image_pull_policy,
+            pull_secret=endpoint.image_pull_secret,
+            kernel_args=endpoint.kernel_args,
+            root_disk=endpoint.root_disk,
+            storage_class=endpoint.storage_class,
+            eviction_strategy=endpoint.eviction_strategy,
+            node_selector=endpoint.node_selector,
+            seed=place.seed(ref),
+        )
+    )
+    return await _create(client, VIRTUAL_MACHINE, vm, ref.uid)
+
+
+async def revive_vm(
+    client: KubeClient, endpoint: KubeVirtEndpoint, request: MachineRequest, vm: dict[str, Any]
+) -> dict[str, Any] | None:
+    """What exists, started again where it has ended; None when it had to be removed to be made anew.
+
+    TerminalError when its disk ended with it and held a node.
+    """
+    meta = vm["metadata"]
+    if meta.get("deletionTimestamp"):
+        raise TransientError("the VM is being removed", reason="MachineStopping")
+    if compute_state(vm) not in (MachineState.STOPPED, MachineState.CRASHED):
+        return vm
+    if endpoint.persistent:
+        if vm["spec"].get("runStrategy") == "Always":
+            return vm  # KubeVirt is about to start it
+        patch = {"spec": {"runStrategy": "Always"}}
+        return await client.merge_patch(VIRTUAL_MACHINE, meta["name"], meta["namespace"], patch)
+    if request.bootstrap_data is None:
+        raise TerminalError(
+            "the VM has ended and its disk with it (the endpoint's root_disk is containerDisk): delete this"
+            " NestedMachine, so that another one is made; a root_disk of dataVolume survives",
+            reason="MachineVanished",
+        )
+    await client.delete(VIRTUAL_MACHINE, meta["name"], meta["namespace"], uid=meta["uid"])
+    return None
+
+
+async def release_seed(client: KubeClient, place: Place, endpoint: KubeVirtEndpoint, ref: MachineRef) -> None:
+    """Take the seed out of the VirtualMachine and empty its Secret, which a running instance still refers to."""
+    name, namespace = place.seed(ref), place.of(ref.cluster)
+    vm = await find_vm(client, place, ref)
+    if vm is not None:
+        patch = build_release_patch(vm, ephemeral=not endpoint.persistent)
+        if patch is not None:
+            await client.merge_patch(VIRTUAL_MACHINE, place.machine(ref), namespace, patch)
+    seed = await client.get(SECRET, name, namespace)
+    if seed is not None and is_owned(seed, ref.uid):
+        empty = build_seed_secret(namespace, name, build_stamp(ref), _EMPTY_SEED)["data"]
+        if seed.get("data") != empty:
+            await client.merge_patch(SECRET, name, namespace, {"data": empty})
+
+
+async def delete_vm(client: KubeClient, place: Place, ref: MachineRef) -> bool:
+    """Remove VM, seed and Service; True when nothing is left, launcher pods included."""
+    name, namespace = place.machine(ref), place.of(ref.cluster)
+    left = await _delete(client, VIRTUAL_MACHINE, name, namespace, ref.uid)
+    instance = await client.get(VIRTUAL_MACHINE_INSTANCE, name, namespace)
+    if left or (instance is not None and _is_instance_of(instance, ref)) or await list_pods(client, namespace, ref):
+        return False
+    for resource, other in ((SECRET, place.seed(ref)), (SERVICE, place.node_service(ref))):
+        await _delete(client, resource, other, namespace, ref.uid)
+    return True
+
+
+def _is_instance_of(instance: Mapping[str, Any], ref: MachineRef) -> bool:
+    """Instances carry the template's labels, not the VirtualMachine's annotations."""
+    labels = instance["metadata"].get("labels") or {}
+    return bool(labels.get(LABEL_VM) == names.build_domain_uuid(ref.uid))
+
+
+async def _delete(client: KubeClient, resource: Resource, name: str, namespace: str, uid: str) -> bool:
+    """Delete the object if it is ours; whether it may still be there."""
+    found = await client.get(resource, name, namespace)
+    if found is None or not is_owned(found, uid):
+        return False
+    if not found["metadata"].get("deletionTimestamp"):
+        await client.delete(resource, name, namespace, uid=found["metadata"]["uid"])
+        return await client.get(resource, name, namespace) is not None
+    return True
+
+
+async def _create(client: KubeClient, resource: Resource, obj: dict[str, Any], uid: str) -> dict[str, Any]:
+    """Create, or adopt what a call before a crash has made."""
+    try:
+        return await client.create(resource, obj)
+    except ConflictError:
+        meta = obj["metadata"]
+        found = await client.get(resource, meta["name"], meta["namespace"])
+        if found is None:
+            raise TransientError(f"{resource.kind} {meta['name']} came and went while it was being made") from None
+        refuse_foreign(found, uid, kind=resource.kind)
+        return found

@@ -1,0 +1,165 @@
+"""The KubeVirt provider: machines are VirtualMachines that the cluster's own scheduler places.
+
+Role: implements `capn.providers.base.Provider` by Kubernetes objects of the cluster that runs the VMs, the controller's
+own or another. It asks that API itself, never a cache, and waits for nothing: what is on its way is CREATING. Inputs:
+the administrator's endpoint settings and a way to connect. Must not: write any object of capn's own kinds, or hold
+state that a restart loses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from capn import names
+from capn.api.resources import SERVICE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE
+from capn.build.kubeconfig import parse_kubeconfig
+from capn.build.kubevirt_objects import LABEL_CLUSTER_ID, has_seed
+from capn.errors import TransientError
+from capn.kube.child import connect_child
+from capn.kube.client import KubeClient
+from capn.providers.base import (
+    ClusterRef,
+    ClusterRequest,
+    MachineRef,
+    MachineRequest,
+    MachineState,
+    ObservedCluster,
+    ObservedMachine,
+)
+from capn.providers.checks import build_image_not_found, image_name
+from capn.providers.kubevirt import endpoint as api_endpoint
+from capn.providers.kubevirt import machines
+from capn.providers.kubevirt.changes import watch_machines
+from capn.providers.kubevirt.console import KubeVirtClient, list_pods, read_console
+from capn.providers.kubevirt.place import Place, is_owned, read_machine_ref
+from capn.providers.kubevirt.views import compute_state, find_problem
+from capn.settings import KubeVirtEndpoint
+
+Connect = Callable[[], Awaitable[KubeVirtClient]]
+
+
+class KubeVirtProvider:
+    """Machines of one cluster with KubeVirt. `owns_client`: what `connect` gives is closed with the provider."""
+
+    kind = "kubevirt"
+
+    def __init__(self, endpoint: KubeVirtEndpoint, connect: Connect, *, owns_client: bool = False) -> None:
+        self._endpoint = endpoint
+        self._place = Place(endpoint.namespace)
+        self._connect = connect
+        self._owns_client = owns_client
+        self._connecting = asyncio.Lock()
+        self._connected: KubeVirtClient | None = None
+
+    async def observe_cluster(self, ref: ClusterRef) -> ObservedCluster | None:
+        """Where the cluster's API answers, or None."""
+        service = await api_endpoint.find_service(await self._client(), self._place, ref)
+        return None if service is None else api_endpoint.compute_endpoint(service, self._endpoint)
+
+    async def ensure_cluster(self, request: ClusterRequest) -> ObservedCluster:
+        """The Service in front of the control planes. InvalidSpecError (CIDRCollision) for addresses in use."""
+        service = await api_endpoint.ensure_service(await self._client(), self._place, self._endpoint, request)
+        return api_endpoint.compute_endpoint(service, self._endpoint)
+
+    async def delete_cluster(self, ref: ClusterRef) -> bool:
+        """Remove the Service, and before that any VM of the cluster that is still there."""
+        client, namespace = await self._client(), self._place.of(ref)
+        selector = f"{LABEL_CLUSTER_ID}={names.build_network_uuid(ref.uid)}"
+        vms = (await client.list(VIRTUAL_MACHINE, namespace=namespace, label_selector=selector)).items
+        refs = [machine for vm in vms if (machine := read_machine_ref(vm)) and machine.cluster.uid == ref.uid]
+        if not all([await machines.delete_vm(client, self._place, machine) for machine in refs]):
+            return False
+        services = (await client.list(SERVICE, namespace=namespace, label_selector=selector)).items
+        for service in services:
+            meta = service["metadata"]
+            machine = read_machine_ref(service)
+            if is_owned(service, machine.uid if machine else ref.uid):
+                await client.delete(SERVICE, meta["name"], namespace, uid=meta["uid"])
+        return True
+
+    async def ensure_address(self, ref: MachineRef) -> str | None:
+        """The address of the machine's Service."""
+        return await machines.ensure_node_service(await self._client(), self._place, ref)
+
+    async def observe_machine(self, ref: MachineRef) -> ObservedMachine | None:
+        """The VM, or None."""
+        client = await self._client()
+        vm = await machines.find_vm(client, self._place, ref)
+        return None if vm is None else await self._observe(client, ref, vm)
+
+    async def plan_machine(self, request: MachineRequest) -> None:
+        """Refuse an image that the settings do not list; room on the hosts is the scheduler's to find."""
+        if self._endpoint.versions and image_name(request) not in self._endpoint.versions:
+            raise build_image_not_found(image_name(request))
+
+    async def ensure_machine(self, request: MachineRequest) -> ObservedMachine:
+        """Make what is missing of the machine; KubeVirt starts it."""
+        client, ref = await self._client(), request.ref
+        if await api_endpoint.find_service(client, self._place, ref.cluster) is None:
+            raise TransientError("the cluster's network endpoint is not there yet", reason="WaitingForNetwork")
+        await machines.ensure_node_service(client, self._place, ref)
+        vm: dict[str, Any] | None = await machines.find_vm(client, self._place, ref)
+        if vm is None:
+            vm = await machines.make_vm(client, self._place, self._endpoint, request)
+        else:
+            vm = await machines.revive_vm(client, self._endpoint, request, vm)
+        if vm is None:
+            raise TransientError("the VM has ended before its bootstrap; making it anew", reason="MachineStarting")
+        return await self._observe(client, ref, vm)
+
+    async def release_bootstrap_data(self, ref: MachineRef) -> None:
+        """Take the seed out of the machine and empty its Secret."""
+        await machines.release_seed(await self._client(), self._place, self._endpoint, ref)
+
+    async def delete_machine(self, ref: MachineRef) -> bool:
+        """Remove the VM with its seed and its address."""
+        return await machines.delete_vm(await self._client(), self._place, ref)
+
+    async def console(self, ref: MachineRef) -> AsyncIterator[bytes]:
+        """The serial console's bytes."""
+        async for chunk in read_console(await self._client(), self._place, ref):
+            yield chunk
+
+    async def changes(self) -> AsyncIterator[MachineRef]:
+        """Machines whose VM changed."""
+        async for ref in watch_machines(await self._client(), self._endpoint.namespace):
+            yield ref
+
+    async def open_child(self, ref: ClusterRef, kubeconfig: bytes) -> KubeClient:  # noqa: ARG002 - the Protocol's
+        """A client for the child's API at its Service's address."""
+        return await connect_child(parse_kubeconfig(kubeconfig))
+
+    async def close(self) -> None:
+        """End the connection if it is our own; machines go on."""
+        if self._owns_client and self._connected is not None:
+            await self._connected.close()
+        self._connected = None
+
+    async def _client(self) -> KubeVirtClient:
+        async with self._connecting:
+            if self._connected is None:
+                self._connected = await self._connect()
+            return self._connected
+
+    async def _observe(self, client: KubeVirtClient, ref: MachineRef, vm: dict[str, Any]) -> ObservedMachine:
+        """What the VM is; instance and pods are asked only while it does not run."""
+        state, problem = compute_state(vm), None
+        if state is not MachineState.RUNNING:
+            namespace = self._place.of(ref.cluster)
+            instance = await client.get(VIRTUAL_MACHINE_INSTANCE, self._place.machine(ref), namespace)
+            problem = find_problem(vm, instance, await list_pods(client, namespace, ref))
+        cluster = ref.cluster
+        service = await client.get(SERVICE, self._place.node_service(ref), self._place.of(cluster))
+        owned = service if service is not None and is_owned(service, ref.uid) else None
+        provider_id = names.build_provider_id(
+            self.kind, namespace=cluster.namespace, cluster=cluster.name, machine=ref.name, machine_uid=ref.uid
+        )
+        return ObservedMachine(
+            provider_id=provider_id,
+            state=state,
+            addresses=(str(owned["spec"]["clusterIP"]),) if owned else (),
+            seed_attached=has_seed(vm),
+            problem=problem,
+        )

@@ -1,0 +1,77 @@
+"""KubeVirt's objects as files to read and to review. `make golden` rewrites them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
+
+from capn import names
+from capn.build.kubevirt_objects import (
+    Stamp,
+    VirtualMachineInput,
+    build_api_service,
+    build_node_service,
+    build_release_patch,
+    build_seed_secret,
+    build_virtual_machine,
+)
+from capn.build.yaml_text import build_yaml
+
+_STAMP = Stamp(
+    namespace="team", cluster="demo", cluster_uid="c-uid", machine="demo-cp-0", machine_uid="00000000-m-uid"
+)
+_CONTROL_PLANE = VirtualMachineInput(
+    namespace="team",
+    name="demo-cp-0",
+    stamp=_STAMP,
+    role=names.ROLE_CONTROL_PLANE,
+    cpus=2,
+    memory_mib=2560,
+    disk_gib=10,
+    image="registry.example.com/capn-node:v1.37.2",
+    pull_policy="IfNotPresent",
+    kernel_args="root=/dev/vda rw console=ttyS0",
+    root_disk="containerDisk",
+    seed="demo-cp-0-seed",
+)
+_PERSISTENT = replace(
+    _CONTROL_PLANE,
+    role=names.ROLE_WORKER,
+    root_disk="dataVolume",
+    storage_class="fast",
+    pull_secret="registry-login",  # noqa: S106 - a name
+    node_selector={"disk": "ssd"},
+)
+_VM = build_virtual_machine(_CONTROL_PLANE)
+_CLUSTER = replace(_STAMP, machine="", machine_uid="")
+CASES = {
+    "vm_container_disk": _VM,
+    "vm_data_volume": build_virtual_machine(_PERSISTENT),
+    "release_patch": build_release_patch(_VM, ephemeral=True),
+    "seed_secret": build_seed_secret("team", "demo-cp-0-seed", _STAMP, b"#cloud-config\n"),
+    "api_service": build_api_service("team", "api-demo", _CLUSTER, service_type="ClusterIP", cluster_ip="10.0.0.9"),
+    "node_service": build_node_service("team", "node-demo-cp-0", _STAMP),
+}
+
+
+class YamlFile(SingleFileSnapshotExtension):
+    """One readable .yaml file a case."""
+
+    _write_mode = WriteMode.TEXT
+    file_extension = "yaml"
+
+    def serialize(self, data: object, **_: object) -> str:
+        """The text itself, not its repr."""
+        return str(data)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_object(snapshot: SnapshotAssertion, name: str) -> None:
+    assert build_yaml(CASES[name]) == snapshot.use_extension(YamlFile)
+
+
+def test_a_vm_without_seed_has_nothing_to_release() -> None:
+    assert build_release_patch(build_virtual_machine(replace(_CONTROL_PLANE, seed=None)), ephemeral=True) is None

@@ -1,0 +1,113 @@
+"""A double of a cluster with KubeVirt: the memory API server, Service addresses, and what virt-controller makes of VMs.
+
+For speed and for faults that real KubeVirt does not produce on demand. It passes the provider contract as the real one
+does (tests/contract). It runs every VM at once, and its guests say one report for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from capn.api.resources import POD, SERVICE, SERVICE_CIDR, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, Resource
+from capn.build.report import Report, ReportState, encode_report
+from capn.kube.memory import MemoryKubeClient
+
+SERVICE_NETWORK = "10.77.0.0/16"
+REPORT = Report(stage="kubeadm/etcd", state=ReportState.RUNNING, seq=7)
+
+
+class KubeVirtWorld(MemoryKubeClient):
+    """One simulated cluster; `hold` keeps new VMs from starting, as a full cluster does."""
+
+    def __init__(self) -> None:
+        super().__init__(uid_seed="kubevirt")
+        self.hold = False
+        self._addresses = 10
+        self._virt = self.as_manager("virt-controller")
+
+    async def prepare(self) -> None:
+        """What every cluster has."""
+        spec = {"cidrs": [SERVICE_NETWORK]}
+        await self._virt.create(SERVICE_CIDR, {"metadata": {"name": "kubernetes"}, "spec": spec})
+
+    async def create(self, resource: Resource, obj: Mapping[str, Any]) -> dict[str, Any]:
+        if resource is SERVICE and "clusterIP" not in obj["spec"]:
+            self._addresses += 1
+            address = f"10.77.{self._addresses // 250}.{self._addresses % 250}"
+            obj = {**obj, "spec": {**obj["spec"], "clusterIP": address}}
+        made = await super().create(resource, obj)
+        if resource is VIRTUAL_MACHINE:
+            await self._start(made)
+            return await self.get(resource, made["metadata"]["name"], made["metadata"]["namespace"]) or made
+        return made
+
+    async def merge_patch(
+        self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        patched = await super().merge_patch(resource, name, namespace, patch)
+        if resource is VIRTUAL_MACHINE and patched and patched["spec"].get("runStrategy") == "Always":
+            await self._start(patched)
+            return await self.get(resource, name, namespace)
+        return patched
+
+    async def delete(
+        self, resource: Resource, name: str, namespace: str | None = None, *, uid: str | None = None
+    ) -> bool:
+        done = await super().delete(resource, name, namespace, uid=uid)
+        if resource is VIRTUAL_MACHINE and done:
+            await self.end(name, namespace or "", phase=None)
+        return done
+
+    async def follow_log(
+        self, pod: str, namespace: str, *, container: str, tail_lines: int, silence_s: float = 600.0
+    ) -> AsyncIterator[bytes]:
+        """The guest's report again and again, until the pod is gone."""
+        assert (container, tail_lines > 0, silence_s > 0) == ("guest-console-log", True, True)
+        while await self.get(POD, pod, namespace) is not None:
+            yield encode_report(REPORT)
+            await asyncio.sleep(0.05)
+
+    async def set_status(self, name: str, namespace: str, status: Mapping[str, Any]) -> None:
+        """Say of a VM what virt-controller would."""
+        meta = {"name": name, "namespace": namespace}
+        await self._virt.apply(VIRTUAL_MACHINE, {"metadata": meta, "status": dict(status)}, subresource="status")
+
+    async def set_instance(self, name: str, namespace: str, status: Mapping[str, Any]) -> None:
+        """Say of an instance what virt-controller would."""
+        meta = {"name": name, "namespace": namespace}
+        obj = {"metadata": meta, "status": dict(status)}
+        await self._virt.apply(VIRTUAL_MACHINE_INSTANCE, obj, subresource="status")
+
+    async def stop(self, name: str, namespace: str) -> None:
+        """The guest powers off: instance and pod stay as what has ended, the pod's log ends."""
+        await self.end(name, namespace, phase="Succeeded")
+        await self.set_status(name, namespace, {"printableStatus": "Stopped"})
+
+    async def end(self, name: str, namespace: str, *, phase: str | None) -> None:
+        """End an instance; `phase` None: it goes away altogether."""
+        await MemoryKubeClient.delete(self, POD, f"virt-launcher-{name}", namespace)
+        if phase is None:
+            await MemoryKubeClient.delete(self, VIRTUAL_MACHINE_INSTANCE, name, namespace)
+        else:
+            await self.set_instance(name, namespace, {"phase": phase})
+
+    async def _start(self, vm: Mapping[str, Any]) -> None:
+        meta, template = vm["metadata"], vm["spec"]["template"]
+        name, namespace = str(meta["name"]), str(meta["namespace"])
+        await self.end(name, namespace, phase=None)
+        labels = template["metadata"]["labels"]
+        instance = {"metadata": {"name": name, "namespace": namespace, "labels": labels}, "spec": template["spec"]}
+        await MemoryKubeClient.create(self, VIRTUAL_MACHINE_INSTANCE, instance)
+        pod = {"metadata": {"name": f"virt-launcher-{name}", "namespace": namespace, "labels": labels}, "spec": {}}
+        await MemoryKubeClient.create(self, POD, pod)
+        if self.hold:
+            await self.set_instance(name, namespace, {"phase": "Scheduling"})
+            await self.set_status(name, namespace, {"printableStatus": "Starting"})
+            return
+        running = {"initContainerStatuses": [{"name": "guest-console-log", "state": {"running": {}}}]}
+        meta = {"name": f"virt-launcher-{name}", "namespace": namespace}
+        await self._virt.apply(POD, {"metadata": meta, "status": running}, subresource="status")
+        await self.set_instance(name, namespace, {"phase": "Running"})
+        await self.set_status(name, namespace, {"printableStatus": "Running", "ready": True})
