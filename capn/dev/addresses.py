@@ -63,13 +63,16 @@ class AddressBlock:
         return self.services.network_address + _DNS_NUMBER
 
 
-def choose_block(used: Iterable[IPv4Network]) -> AddressBlock:
-    """The first block that overlaps with nothing in `used`. TerminalError when all are taken.
+def choose_block(used: Iterable[IPv4Network], *, start: int = 0) -> AddressBlock:
+    """The first block, counted from number `start` on, that overlaps with nothing in `used`. TerminalError if none is.
 
-    The very first block is never given: parents without a node have their Services' (unrouted) addresses there.
+    Environments that start at different numbers seldom want the same block, even when one does not see the other. The
+    very first block is never given: parents without a node have their Services' (unrouted) addresses there.
     """
     taken = [network for network in used if network.overlaps(RANGE)]
-    for network in list(RANGE.subnets(new_prefix=BLOCK_PREFIX))[1:]:
+    blocks = list(RANGE.subnets(new_prefix=BLOCK_PREFIX))[1:]
+    start %= len(blocks)
+    for network in [*blocks[start:], *blocks[:start]]:
         if not any(network.overlaps(other) for other in taken):
             return AddressBlock(network)
     names = ", ".join(sorted({str(network) for network in taken}))

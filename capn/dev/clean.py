@@ -11,6 +11,7 @@ from pathlib import Path
 
 from capn.dev import processes
 from capn.dev.environment import CONTROLLER, Environment
+from capn.dev.node_parent import stop_both
 from capn.dev.parent_flags import PROGRAMS
 from capn.dev.progress import Progress
 from capn.dev.state import DevState
@@ -33,8 +34,7 @@ async def clean(state: DevState, progress: Progress) -> None:
         with progress.step("Stopping controller, hypervisor, node and parent"):
             await processes.stop(state.controller, CONTROLLER, grace_s=30.0)
             await asyncio.to_thread(environment.hypervisor().stop)
-            await environment.node().stop()
-            await environment.parent().down()
+            await stop_both(environment.node(), environment.parent())
     with progress.step("Looking for leftovers") as report:
         left += await find_leftovers(environment)
         environment.remove_files()

@@ -26,8 +26,9 @@ from capn.dev.files import write_private
 from capn.dev.hypervisor import Hypervisor
 from capn.dev.kubectl import Kubectl
 from capn.dev.link import Link
-from capn.dev.node import Node, stop_both
+from capn.dev.node import Node
 from capn.dev.node_files import NODE_PARTS
+from capn.dev.node_parent import stop_both
 from capn.dev.parent import Parent
 from capn.dev.parent_files import choose_ports
 from capn.dev.parent_flags import LOOPBACK, PROGRAMS, SERVICE_CIDR
@@ -155,8 +156,7 @@ class Environment:
         with progress.step(f"Stopping {self.state.name}"):
             await processes.stop(self.state.controller, CONTROLLER, grace_s=30.0)
             await asyncio.to_thread(self.hypervisor().stop)
-            await self.node().stop()
-            await self.parent().down()
+            await stop_both(self.node(), self.parent())
 
     async def _start_parent(self, binaries: Mapping[str, Path], progress: Progress, *, linked: bool) -> None:
         """The parent and, if `linked`, its node. When either fails, both are stopped: neither is of use alone."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from capn.dev.addresses import AddressBlock, choose_block
 from capn.errors import NotFoundError, TerminalError, UnreachableError
 
+_PREFIX = "capn-"
 _LOCK = "\0capn-address-blocks"
 _LOCK_LIMIT_S = 60.0
 _POLL_S = 0.05
@@ -34,7 +35,7 @@ _REASON = "LinkFailed"
 
 def short_id(directory: Path) -> str:
     """A name that no other directory on this host has: for its link (15 characters at the most) and its cgroup."""
-    return f"capn-{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:8]}"
+    return f"{_PREFIX}{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Link:
     @property
     def peer(self) -> str:
         """The node's end while it is still on the host."""
-        return self.name.replace("capn-", "capnp")
+        return self.name.replace(_PREFIX, "capnp")
 
     @property
     def memory(self) -> Path:
@@ -123,7 +124,8 @@ class Link:
         if (block := self.read()) is None:
             siblings = (Link(path.parent).read() for path in self.directory.parent.glob("*/network.json"))
             remembered = [sibling.network for sibling in siblings if sibling]
-            block = choose_block([*_host_networks(), *remembered])
+            start = int(self.name.removeprefix(_PREFIX), 16)
+            block = choose_block([*_host_networks(), *remembered], start=start)
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.memory.write_text(json.dumps({"block": str(block.network)}))
         return block

@@ -14,8 +14,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,10 +111,27 @@ class Node:
 
     async def stop(self) -> bool:
         """End it with every pod, take its link and cgroup off the host; whether it ran. Data stays until `purge`."""
-        ran = await processes.stop(self._run, _INIT)
+        ran = await self.stop_programs()
         await self.link.remove()
         await remove_group(self.cgroup)
         return ran
+
+    async def stop_programs(self) -> bool:
+        """End every process of it, pods included; whether it ran. Cgroup and, if it is kept, the link stay."""
+        return await processes.stop(self._run, _INIT)
+
+    @contextmanager
+    def link_kept(self) -> Iterator[None]:
+        """The link, which goes with the last user of the node's network namespace, outlives the node in this block."""
+        try:
+            descriptor = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY)
+        except OSError:
+            yield  # there is no such process
+            return
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     async def purge(self) -> None:
         """`stop`, then remove its directory with all images and volumes of pods."""
@@ -241,31 +258,6 @@ class Node:
             return [line.split()[0] for line in (self.directory / "log" / "exits").read_text().splitlines()]
         except OSError:
             return []
-
-
-async def stop_both(node: Node, parent: Parent) -> None:
-    """The node first: it is a client of the parent."""
-    await node.stop()
-    await parent.down()
-
-
-@asynccontextmanager
-async def running_node(
-    directory: Path, programs: Mapping[str, Path], report: Report, *, cpu_shares: int = CPU_SHARES
-) -> AsyncIterator[tuple[Parent, Node]]:
-    """A parent with a node for the length of a `with` block, files and all. For tests: no hypervisor, no controller."""
-    link = Link(directory)
-    node = Node(directory / "node", link, programs=programs, cpu_shares=cpu_shares, dies_with_us=True)
-    node.check_host()
-    block = await link.ensure()
-    parent = Parent(directory / "parent", programs, dies_with_us=True, block=block, linked=True)
-    try:
-        await parent.up(report)
-        await node.start(parent, report)
-        yield parent, node
-    finally:
-        await asyncio.shield(stop_both(node, parent))
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _why_not_ready(text: str, since: str) -> str | None:
