@@ -121,13 +121,14 @@ def child_kubeconfig(
 @app.command()
 def doctor(
     settings: SettingsFile = None,
+    kubeconfig: Kubeconfig = None,
     probe: Annotated[bool, typer.Option(help="Boot something small with and without KVM (seconds).")] = True,
     output: Format = Output.TABLE,
 ) -> None:
     """Check this machine and the endpoints of the settings; exit code 1 when something is missing."""
     from capn.cli.doctor import show_report
 
-    show_report(settings, probe=probe, output=output.value)
+    show_report(settings, kubeconfig, probe=probe, output=output.value)
 
 
 @app.command()

@@ -11,14 +11,18 @@ import os
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+from capn.cli.doctor_kubevirt import examine_kubevirt
+from capn.cli.findings import Finding
 from capn.cli.read import format_table, write_data
 from capn.dev.accel import probe_both
 from capn.errors import CapnError, TerminalError
+from capn.kube.connect import connect_kubeconfig
 from capn.parts.host import find_missing, list_packages
-from capn.settings import Endpoint, LibvirtEndpoint, cache_dir, load_settings
+from capn.providers.kubevirt.connect import connect_by_secret
+from capn.settings import Endpoint, KubeVirtEndpoint, LibvirtEndpoint, cache_dir, load_settings
 
 _GIB = 1 << 30
 _PYTHON = (3, 11)
@@ -28,26 +32,44 @@ _NEEDED_DISK_GIB = 12  # parts 1, build caches 5, image 2, machines 4
 _FIXES = {"acceleration": "install qemu-system-x86 and build a node image (`capn image build`)"}
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check's outcome. `fix` is empty when nothing is to be done."""
-
-    check: str
-    ok: bool
-    found: str
-    fix: str = ""
-
-
-def show_report(settings_file: Path | None, *, probe: bool, output: str) -> None:
+def show_report(settings_file: Path | None, kubeconfig: Path | None, *, probe: bool, output: str) -> None:
     """Print the findings; TerminalError (exit code 1) when one is not well."""
     settings = load_settings(settings_file)
     # Without settings of the administrator there is no endpoint that one could blame.
-    endpoints = settings.endpoints.get("libvirt", {}) if settings_file is not None else {}
-    findings = asyncio.run(_examine(endpoints, probe=probe))
+    named = settings.endpoints if settings_file is not None else {}
+    findings = asyncio.run(_examine_all(named, kubeconfig, probe=probe))
     rows = [("ok" if found.ok else "FAIL", found.check, found.found, found.fix) for found in findings]
     write_data([asdict(found) for found in findings], output, lambda: format_table(("", "CHECK", "FOUND", "FIX"), rows))
     if failed := [found.check for found in findings if not found.ok]:
         raise TerminalError(f"not well: {', '.join(failed)}", reason="DoctorFailed")
+
+
+async def _examine_all(
+    endpoints: Mapping[str, Mapping[str, Endpoint]], kubeconfig: Path | None, *, probe: bool
+) -> list[Finding]:
+    findings = await _examine(endpoints.get("libvirt", {}), probe=probe)
+    for name, endpoint in endpoints.get("kubevirt", {}).items():
+        if isinstance(endpoint, KubeVirtEndpoint):
+            findings += await _examine_cluster(name, endpoint, kubeconfig)
+    return findings
+
+
+async def _examine_cluster(name: str, endpoint: KubeVirtEndpoint, kubeconfig: Path | None) -> list[Finding]:
+    title = f"kubevirt endpoint {name}"
+    if kubeconfig is None:
+        fix = "name the kubeconfig of the cluster that the controller watches: --kubeconfig, or KUBECONFIG"
+        return [Finding(title, ok=False, found="no cluster to ask", fix=fix)]
+    try:
+        client = own = await connect_kubeconfig(kubeconfig)
+        try:
+            if endpoint.kubeconfig is not None:
+                client = await connect_by_secret(own, endpoint.kubeconfig)
+            return await examine_kubevirt(name, endpoint, client)
+        finally:
+            await own.close()
+            await client.close()
+    except CapnError as error:
+        return [Finding(title, ok=False, found=str(error), fix="as the message says")]
 
 
 async def _examine(endpoints: Mapping[str, Endpoint], *, probe: bool) -> list[Finding]:

@@ -42,7 +42,7 @@ _PERSISTENT = replace(
     role=names.ROLE_WORKER,
     root_disk="dataVolume",
     storage_class="fast",
-    pull_secret="registry-login",  # noqa: S106 - a name
+    pull_secret="registry-login",
     node_selector={"disk": "ssd"},
 )
 _VM = build_virtual_machine(_CONTROL_PLANE)

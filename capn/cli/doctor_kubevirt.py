@@ -1,0 +1,112 @@
+"""The part of `capn doctor` about clusters with KubeVirt: is it there, new enough, able to run what capn makes.
+
+Role: findings for one endpoint. Inputs: a client of the cluster that runs the VMs, the endpoint's settings. Must not:
+change anything, or need more than to read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from capn.api.resources import NODE, VIRTUAL_MACHINE, Resource
+from capn.cli.findings import Finding
+from capn.errors import ApiStatusError, CapnError, NotFoundError
+from capn.kube.client import KubeClient
+from capn.settings import KubeVirtEndpoint
+
+KUBEVIRT = Resource("kubevirt.io", "v1", "kubevirts", "KubeVirt")
+STORAGE_CLASS = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
+DATA_VOLUME = Resource("cdi.kubevirt.io", "v1beta1", "datavolumes", "DataVolume")
+# The first version whose launcher pods print the guest's console.
+_OLDEST = (1, 1)
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
+
+async def examine_kubevirt(name: str, endpoint: KubeVirtEndpoint, client: KubeClient) -> list[Finding]:
+    """Everything that can be told of the endpoint; a check that fails does not hide the others."""
+    title = f"kubevirt endpoint {name}"
+    try:
+        installed = (await client.list(KUBEVIRT)).items
+    except (ApiStatusError, NotFoundError):
+        installed = []
+    if not installed:
+        fix = "install KubeVirt there, or correct the endpoint's kubeconfig; `capn dev up --kubevirt` brings one"
+        return [Finding(title, ok=False, found="no KubeVirt in that cluster", fix=fix)]
+    kubevirt = installed[0]
+    findings = [_check_version(title, kubevirt), await _check_access(title, client)]
+    findings.append(await _check_acceleration(title, kubevirt, client))
+    if endpoint.persistent:
+        findings.append(await _check_storage(title, endpoint, client))
+    return findings
+
+
+def _check_version(title: str, kubevirt: Mapping[str, Any]) -> Finding:
+    status = kubevirt.get("status") or {}
+    version, phase = str(status.get("observedKubeVirtVersion", "")), str(status.get("phase", ""))
+    numbers = re.match(r"v?(\d+)\.(\d+)", version)
+    old = numbers is not None and tuple(map(int, numbers.groups())) < _OLDEST
+    fix = ""
+    if phase != "Deployed":
+        fix = "wait until the KubeVirt object is Deployed; `kubectl describe kubevirt -A` says what is missing"
+    elif old:
+        fix = "update KubeVirt to 1.1 or newer: older ones do not print the guest's console"
+    return Finding(f"{title}: version", ok=not fix, found=f"{version or 'unknown'}, {phase or 'no phase'}", fix=fix)
+
+
+async def _check_access(title: str, client: KubeClient) -> Finding:
+    try:
+        await client.list(VIRTUAL_MACHINE)
+    except CapnError as error:
+        fix = "give this user the rights of config/kubevirt/role.yaml"
+        return Finding(f"{title}: access", ok=False, found=str(error), fix=fix)
+    return Finding(f"{title}: access", ok=True, found="VirtualMachines can be listed")
+
+
+async def _check_acceleration(title: str, kubevirt: Mapping[str, Any], client: KubeClient) -> Finding:
+    title = f"{title}: acceleration"
+    config = (kubevirt.get("spec") or {}).get("configuration") or {}
+    emulates = bool((config.get("developerConfiguration") or {}).get("useEmulation"))
+    try:
+        nodes = (await client.list(NODE)).items
+    except CapnError as error:
+        return Finding(title, ok=True, found=f"hosts cannot be listed ({error}); emulation {_on(emulates)}")
+    able = [node for node in nodes if (node["metadata"].get("labels") or {}).get("kubevirt.io/schedulable") == "true"]
+    kvm = [node for node in able if _allocatable(node, "devices.kubevirt.io/kvm") > 0]
+    found = f"{len(able)} of {len(nodes)} hosts take VMs, {len(kvm)} with KVM; emulation {_on(emulates)}"
+    if able and (kvm or emulates):
+        return Finding(title, ok=True, found=found)
+    fix = "set spec.configuration.developerConfiguration.useEmulation in the KubeVirt object (slow), or use other hosts"
+    return Finding(title, ok=False, found=found, fix=fix if able else "look at virt-handler on the hosts")
+
+
+async def _check_storage(title: str, endpoint: KubeVirtEndpoint, client: KubeClient) -> Finding:
+    title = f"{title}: storage"
+    try:
+        await client.list(DATA_VOLUME)
+    except CapnError:
+        fix = "install the Containerized Data Importer, or set the endpoint's root_disk to containerDisk"
+        return Finding(title, ok=False, found="no DataVolumes in that cluster", fix=fix)
+    try:
+        classes = (await client.list(STORAGE_CLASS)).items
+    except CapnError as error:
+        return Finding(title, ok=True, found=f"DataVolumes; StorageClasses cannot be listed ({error})")
+    known = [item["metadata"]["name"] for item in classes]
+    default = [item for item in classes if (item["metadata"].get("annotations") or {}).get(_DEFAULT_CLASS) == "true"]
+    wanted = endpoint.storage_class
+    if (wanted in known) if wanted else default:
+        return Finding(title, ok=True, found=f"DataVolumes, StorageClass {wanted or default[0]['metadata']['name']}")
+    fix = f"set the endpoint's storage_class to one of: {', '.join(known) or 'none there is'}"
+    return Finding(title, ok=False, found=f"no StorageClass {wanted or 'by default'}", fix=fix)
+
+
+def _allocatable(node: Mapping[str, Any], resource: str) -> int:
+    text = str(((node.get("status") or {}).get("allocatable") or {}).get(resource, "0"))
+    if text.endswith("k"):
+        return int(text[:-1]) * 1000
+    return int(text) if text.isdigit() else 0
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
