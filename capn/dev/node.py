@@ -217,7 +217,10 @@ class Node:
         async def missing() -> str | None:
             self._check_alive()
             found = await kubectl.run("get", "node", self.name, "--ignore-not-found", "-o", "json")
-            return _why_not_ready(found, since)
+            if (missing := _why_not_ready(found, since)) is not None:
+                return missing
+            account = await kubectl.run("get", "serviceaccount", "default", "--ignore-not-found", "-o", "name")
+            return None if account.strip() else "the service account that pods run as"
 
         await wait_until(f"node {self.name} Ready", missing, limit_s=READY_LIMIT_S, interval_s=0.5)
 

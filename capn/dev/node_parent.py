@@ -19,7 +19,7 @@ from capn.parts.source import Report
 
 
 async def stop_both(node: Node, parent: Parent) -> None:
-    """The node's programs first, its link last: an API server waits for its clients, and calls itself, while it ends."""
+    """Programs of the node first, its link last: an API server that ends waits for its clients and calls itself."""
     try:
         with node.link_kept():
             await node.stop_programs()
