@@ -75,7 +75,8 @@ def build_kubevirt(*, emulate: bool) -> dict[str, Any]:
         "metadata": {"name": "kubevirt", "namespace": NAMESPACE},
         "spec": {
             "imagePullPolicy": "IfNotPresent",
-            "infra": {"replicas": 1},
+            # A placement of our own: KubeVirt's default wants a node that is labelled as a control plane.
+            "infra": {"replicas": 1, "nodePlacement": {"nodeSelector": {"kubernetes.io/os": "linux"}}},
             "configuration": {
                 "imagePullPolicy": "IfNotPresent",
                 "developerConfiguration": {"useEmulation": emulate, "featureGates": list(FEATURE_GATES)},

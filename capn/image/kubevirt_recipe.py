@@ -77,8 +77,12 @@ DROPPED = (
     "var/run",
 )
 
-_PASSWD = f"root:x:0:0:root:/root:/bin/bash\nqemu:x:{QEMU_ID}:{QEMU_ID}:qemu:/home/qemu:/bin/bash\n"
-_GROUP = f"root:x:0:\nqemu:x:{QEMU_ID}:\n"
+# The same user by KubeVirt's name and by Debian's: libvirtd does not start when its built-in default is unknown.
+_PASSWD = "".join(
+    f"{name}:x:{number}:{number}:{name}:{home}:/bin/bash\n"
+    for name, number, home in (("root", 0, "/root"), ("qemu", QEMU_ID, "/home/qemu"), ("libvirt-qemu", QEMU_ID, "/"))
+)
+_GROUP = f"root:x:0:\nqemu:x:{QEMU_ID}:\nlibvirt-qemu:x:{QEMU_ID}:\nlibvirt:x:108:\n"
 # Debian builds libvirt without its modular daemons, and libvirtd serves the same protocol under another socket's name.
 # The link at the end lets the process be called virtqemud, which is how virt-handler finds it.
 _VIRTQEMUD = """#!/bin/sh
