@@ -91,6 +91,9 @@ class KubeVirtEndpoint(_Strict):
     eviction_strategy: Literal["None", "LiveMigrate", "LiveMigrateIfPossible", "External"] = Field(
         default="LiveMigrateIfPossible", description="What a drain of the host does to a VM."
     )
+    grace_s: int = Field(
+        default=30, ge=0, le=3600, description="Time that a guest has to shut down when its VM is removed or evicted."
+    )
     node_selector: dict[str, str] = Field(default_factory=dict, description="Hosts that may run VMs, by labels.")
     service_type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
         default="ClusterIP", description="Type of the Service in front of a child's API servers."

@@ -75,6 +75,7 @@ class VirtualMachineInput:
     seed: str | None
     storage_class: str | None = None
     eviction_strategy: str = "LiveMigrateIfPossible"
+    grace_s: int = 30
     pull_secret: str | None = None
     node_selector: Mapping[str, str] = field(default_factory=dict)
 
@@ -213,7 +214,7 @@ def _build_instance(vm: VirtualMachineInput) -> dict[str, Any]:
     instance: dict[str, Any] = {
         "domain": _build_domain(vm, disks),
         "evictionStrategy": vm.eviction_strategy,
-        "terminationGracePeriodSeconds": 30,
+        "terminationGracePeriodSeconds": vm.grace_s,
         "networks": [{"name": "default", "pod": {}}],
         "volumes": volumes,
     }

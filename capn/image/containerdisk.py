@@ -10,20 +10,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+import shutil
 from pathlib import Path
 
 from capn.image import oci
 from capn.image.catalogue import DISK_NAME, INITRD_NAME, KERNEL_NAME
+from capn.image.debian import REASON
 from capn.image.kubevirt_recipe import QEMU_ID
 from capn.image.rootfs import remove_path
 from capn.parts.download import host_architecture
 from capn.parts.locks import file_lock
+from capn.parts.process import run
 from capn.parts.source import Report
 from capn.providers.images import NodeImage
 
 REPOSITORY = "capn.dev/node"
 KERNEL_PATH = f"/boot/{KERNEL_NAME}"
 INITRD_PATH = f"/boot/{INITRD_NAME}"
+# A containerDisk cannot be enlarged where it runs, so the image brings the room: the qcow2 grows with what is written.
+DISK_GIB = 64
 _FILE_MODE = 0o440
 
 
@@ -39,7 +44,7 @@ async def build_containerdisk(image: NodeImage, *, cache: Path, report: Report) 
     async with file_lock(lock, on_wait=lambda: report("containerDisk: waiting for another capn")):
         if not target.is_file():
             report(f"containerDisk {containerdisk_name(image.version)} of the node image {image.digest[:12]}")
-            await asyncio.to_thread(_write, image, target)
+            await _write(image, target)
             report(f"containerDisk: {target.stat().st_size / 2**30:.2f} GiB")
     return target
 
@@ -52,18 +57,26 @@ def _digest(image: NodeImage) -> str:
     return digest.hexdigest()
 
 
-def _write(image: NodeImage, target: Path) -> None:
+async def _write(image: NodeImage, target: Path) -> None:
     work = target.parent / f".work-{secrets.token_hex(4)}"
     work.mkdir(parents=True)
     try:
-        boot = {KERNEL_PATH: image.kernel, INITRD_PATH: image.initrd}
-        entries = [_entry(f"/disk/{DISK_NAME}", image.disk), *(_entry(path, file) for path, file in boot.items())]
-        layer = oci.write_layer(entries, work / "layer.tar")
-        packed = oci.OciImage(containerdisk_name(image.version), (layer,))
-        oci.write_archive([packed], work / "archive.tar", architecture=host_architecture())
+        disk = work / DISK_NAME
+        await asyncio.to_thread(shutil.copyfile, image.disk, disk)
+        grown = await run(["qemu-img", "resize", "-q", "-f", "qcow2", str(disk), f"{DISK_GIB}G"])
+        grown.require_success("enlarging the disk of the node image", reason=REASON)
+        await asyncio.to_thread(_pack, image, disk, work)
         (work / "archive.tar").rename(target)
     finally:
         remove_path(work)
+
+
+def _pack(image: NodeImage, disk: Path, work: Path) -> None:
+    boot = {KERNEL_PATH: image.kernel, INITRD_PATH: image.initrd}
+    entries = [_entry(f"/disk/{DISK_NAME}", disk), *(_entry(path, file) for path, file in boot.items())]
+    layer = oci.write_layer(entries, work / "layer.tar")
+    packed = oci.OciImage(containerdisk_name(image.version), (layer,))
+    oci.write_archive([packed], work / "archive.tar", architecture=host_architecture())
 
 
 def _entry(path: str, source: Path) -> oci.LayerEntry:

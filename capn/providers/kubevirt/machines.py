@@ -77,6 +77,7 @@ async def make_vm(
             root_disk=endpoint.root_disk,
             storage_class=endpoint.storage_class,
             eviction_strategy=endpoint.eviction_strategy,
+            grace_s=endpoint.grace_s,
             node_selector=endpoint.node_selector,
             seed=place.seed(ref),
         )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from capn.image import kubevirt, kubevirt_recipe, oci
-from capn.image.containerdisk import build_containerdisk, containerdisk_name
+from capn.image.containerdisk import DISK_GIB, build_containerdisk, containerdisk_name
 from capn.image.kubevirt import build_images, ensure_kubevirt_images, image_name, list_image_names
 from capn.parts.catalogue import KUBEVIRT_VERSION, list_kubevirt_parts
 from capn.providers.images import NodeImage
@@ -102,6 +103,7 @@ async def test_a_node_image_becomes_a_containerdisk(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("disk.qcow2", "vmlinuz", "initrd.img")}
     for name, path in files.items():
         path.write_text(name)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(files["disk.qcow2"]), "3G"], check=True)
     disk, kernel, initrd = files.values()
     image = NodeImage("v1.99.0", "ab" * 32, disk, kernel, initrd, "console=ttyS0", 1 << 30)
     lines: list[str] = []
@@ -117,4 +119,8 @@ async def test_a_node_image_becomes_a_containerdisk(tmp_path: Path) -> None:
     (tmp_path / "layer.tar").write_bytes(blobs[f"blobs/{layer['digest'].replace(':', '/')}"])
     with tarfile.open(tmp_path / "layer.tar") as tar:
         found = {member.name: (member.uid, member.gid, member.mode) for member in tar if member.isfile()}
+        tar.extract("disk/disk.qcow2", tmp_path, filter="data")
     assert found == dict.fromkeys(("boot/initrd.img", "boot/vmlinuz", "disk/disk.qcow2"), (107, 107, 0o440))
+    shown = subprocess.check_output(["qemu-img", "info", "--output=json", str(tmp_path / "disk/disk.qcow2")])
+    assert json.loads(shown)["virtual-size"] == DISK_GIB << 30
+    assert disk.stat().st_size < 1 << 20, "the node image itself is left as it was"
