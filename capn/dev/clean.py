@@ -42,7 +42,7 @@ async def clean(state: DevState, progress: Progress) -> None:
             left.append(f"directory {state.directory}")
         if left:
             raise TerminalError(f"left behind: {', '.join(left)}", reason="Leaked")
-        report("no domain, volume, network, process, mount, cgroup or file is left")
+        report("no domain, volume, network, process, mount or file is left")
 
 
 async def _delete_clusters(environment: Environment, report: Report) -> bool:

@@ -90,7 +90,13 @@ def test_up_use_break_and_clean(capn: Run, home: Path, kubectl: Kubectl) -> None
 
 @pytest.mark.usefixtures("binaries")
 def test_clean_deletes_through_the_api_first(capn: Run, home: Path, kubectl: Kubectl) -> None:
+    """With a node, which an environment gets at any time and keeps until it is cleaned."""
     capn("dev", "up", "--name", NAME, "--accel", "emulate")
+    capn("dev", "up", "--node", "--name", NAME, "--accel", "emulate")
+    capn("dev", "down", "--name", NAME)
+    capn("dev", "up", "--name", NAME, "--accel", "emulate")
+    status = json.loads(capn("dev", "status", "--name", NAME, "-o", "json").stdout)
+    assert status["node"].startswith("running")
     parent = Kubectl(kubectl.binary, home / "capn" / NAME / "parent" / "kubeconfig")
     parent.apply(CLUSTER)
     parent("wait", "--for=condition=Ready", "nestedcluster/sim", "--timeout=120s", timeout_s=150)
