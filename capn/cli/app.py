@@ -145,11 +145,14 @@ def dev_up(
     name: Name = "demo",
     accel: AccelOption = Accel.AUTO,
     node: Annotated[bool, typer.Option("--node", help="Give the parent a node of its own: it runs pods.")] = False,
+    kubevirt: Annotated[
+        bool, typer.Option("--kubevirt", help="KubeVirt on that node: it runs virtual machines (emulated).")
+    ] = False,
 ) -> None:
     """Start parent, hypervisor and controller in the background."""
     from capn.cli.dev import bring_up
 
-    bring_up(name, accel.value, node=node)
+    bring_up(name, accel.value, node=node, kubevirt=kubevirt)
 
 
 @dev.command("load")

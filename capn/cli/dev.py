@@ -57,11 +57,11 @@ def clean_demo(name: str) -> None:
     asyncio.run(clean(DevState.of(name), make_progress()))
 
 
-def bring_up(name: str, accel: Accel, *, node: bool) -> None:
+def bring_up(name: str, accel: Accel, *, node: bool, kubevirt: bool) -> None:
     """Start the environment and say how to use it."""
     state, progress = DevState.of(name), make_progress()
     environment = Environment(state)
-    asyncio.run(environment.up(progress, accel=accel, node=node))
+    asyncio.run(environment.up(progress, accel=accel, node=node, kubevirt=kubevirt))
     progress.line(f"\nexport PATH={state.commands}:$PATH KUBECONFIG={environment.parent().kubeconfig}")
 
 

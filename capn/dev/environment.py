@@ -25,6 +25,7 @@ from capn.dev.accel import choose_accel
 from capn.dev.files import write_private
 from capn.dev.hypervisor import Hypervisor
 from capn.dev.kubectl import Kubectl
+from capn.dev.kubevirt_steps import install_kubevirt
 from capn.dev.link import Link
 from capn.dev.node import Node
 from capn.dev.node_files import NODE_PARTS
@@ -131,13 +132,18 @@ class Environment:
         return f"running (a shell in it: nsenter --all --target {pid})" if pid else "stopped"
 
     async def up(
-        self, progress: Progress, *, accel: Literal["auto", "kvm", "emulate"] = "auto", node: bool = False
+        self,
+        progress: Progress,
+        *,
+        accel: Literal["auto", "kvm", "emulate"] = "auto",
+        node: bool = False,
+        kubevirt: bool = False,
     ) -> None:
         """Start what does not run; the controller is started anew, so that it is the present code.
 
-        With `node` the parent runs pods, from now on at every `up`.
+        With `node` the parent runs pods, from now on at every `up`; `kubevirt`, which takes a node, installs KubeVirt.
         """
-        linked = node or self.state.node.exists()
+        linked = node or kubevirt or self.state.node.exists()
         with progress.step("Getting the parent's programs") as report:
             binaries = await ensure_programs(report, [*CONTROL_PLANE_NAMES, *(NODE_PARTS if linked else ())])
         self.state.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -148,6 +154,8 @@ class Environment:
         self._write_commands(binaries["kubectl"])
         with progress.step("Installing capn's CRDs"):
             await self._install_crds()
+        if kubevirt:
+            await install_kubevirt(self.node(binaries), self.kubectl, self.state.commands, progress)
         with progress.step("Starting the controller") as report:
             await self.start_controller(report, accel=chosen)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -48,6 +49,7 @@ _MANY_EXITS = 4
 _TAIL_LINES = 15
 _TIME = "%Y-%m-%dT%H:%M:%SZ"  # as the API writes it: texts compare as times do
 _TOOLS = {"unshare": "util-linux", "mount": "mount", "ip": "iproute2", "nft": "nftables", "setpriv": "util-linux"}
+_UNPACKED = re.compile(r"^unpacking (\S+) \(", re.MULTILINE)  # what `ctr images import` says of each image
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -156,6 +158,11 @@ class Node:
         started = time.monotonic()
         done = await run([*self._ctr(), "images", "import", "--local", "--discard-unpacked-layers", archive])
         done.require_success(f"importing {archive.name} into the node", reason=_REASON)
+        # A name that was there keeps CRI's mark for 'seen', and CRI gives no id to what it refers to now: containers
+        # start from it, but it cannot be mounted as an image volume (containerd 2.4).
+        for name in _UNPACKED.findall("\n".join(done.tail)):
+            seen = await run([*self._ctr(), "images", "label", name, "io.cri-containerd.image="])
+            seen.require_success(f"announcing {name} to the node", reason=_REASON)
         report(f"imported {archive.name} in {time.monotonic() - started:.1f} s")
 
     async def missing_images(self, names: Collection[str]) -> list[str]:

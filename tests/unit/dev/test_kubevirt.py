@@ -56,7 +56,7 @@ def kubevirt(work: Path, *answers: dict[str, Any]) -> KubeVirt:
 async def test_it_is_installed_in_order_and_awaited(tmp_path: Path) -> None:
     deploying = answer("Deploying", ("Available", "False", "Deploying version v1.7.0"))
     one = kubevirt(tmp_path, {"metadata": {}}, deploying, answer("Deployed", ("Available", "True", "")))
-    node, lines = Node(), []
+    node, lines = Node(), list[str]()
     await one.install(node, lines.append)
     assert node.imported == [tmp_path / "images.tar"]
     first, second = (json.loads(line)["items"] for line in (tmp_path / "applied").read_text().splitlines())
