@@ -83,7 +83,7 @@ class KubeVirtWorld(MemoryKubeClient):
     async def stop(self, name: str, namespace: str) -> None:
         """The guest powers off: instance and pod stay as what has ended, the pod's log ends."""
         await self.end(name, namespace, phase="Succeeded")
-        await self.set_status(name, namespace, {"printableStatus": "Stopped"})
+        await self.set_status(name, namespace, {"printableStatus": "Stopped", "created": True})
 
     async def end(self, name: str, namespace: str, *, phase: str | None) -> None:
         """End an instance; `phase` None: it goes away altogether."""
@@ -97,6 +97,8 @@ class KubeVirtWorld(MemoryKubeClient):
         meta, template = vm["metadata"], vm["spec"]["template"]
         name, namespace = str(meta["name"]), str(meta["namespace"])
         await self.end(name, namespace, phase=None)
+        # As the real one does, for a moment.
+        await self.set_status(name, namespace, {"printableStatus": "Stopped"})
         labels = template["metadata"]["labels"]
         instance = {"metadata": {"name": name, "namespace": namespace, "labels": labels}, "spec": template["spec"]}
         await MemoryKubeClient.create(self, VIRTUAL_MACHINE_INSTANCE, instance)
@@ -104,10 +106,10 @@ class KubeVirtWorld(MemoryKubeClient):
         await MemoryKubeClient.create(self, POD, pod)
         if self.hold:
             await self.set_instance(name, namespace, {"phase": "Scheduling"})
-            await self.set_status(name, namespace, {"printableStatus": "Starting"})
+            await self.set_status(name, namespace, {"printableStatus": "Starting", "created": True})
             return
         running = {"initContainerStatuses": [{"name": "guest-console-log", "state": {"running": {}}}]}
         meta = {"name": f"virt-launcher-{name}", "namespace": namespace}
         await self._virt.apply(POD, {"metadata": meta, "status": running}, subresource="status")
         await self.set_instance(name, namespace, {"phase": "Running"})
-        await self.set_status(name, namespace, {"printableStatus": "Running", "ready": True})
+        await self.set_status(name, namespace, {"printableStatus": "Running", "ready": True, "created": True})

@@ -22,14 +22,21 @@ _STATES = {
     "Stopping": MachineState.STOPPED,
     "CrashLoopBackOff": MachineState.CRASHED,
 }
+_STARTS_ITSELF = frozenset({"Once", "Always"})
 _PULL_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _LONGEST = 600
 _POD_NAME = re.compile(r'(pods )?"?virt-launcher-[-a-z0-9]+"?')
 
 
 def compute_state(vm: Json) -> MachineState:
-    """The VM's state as KubeVirt sums it up; CREATING for all that is on its way."""
-    return _STATES.get(_status(vm).get("printableStatus", ""), MachineState.CREATING)
+    """The VM's state as KubeVirt sums it up; CREATING for all that is on its way.
+
+    A new VM is called Stopped for a moment, until KubeVirt has made the instance that its run strategy asks for.
+    """
+    status, spec = _status(vm), vm.get("spec") or {}
+    state = _STATES.get(status.get("printableStatus", ""), MachineState.CREATING)
+    begins = spec.get("runStrategy") in _STARTS_ITSELF and not status.get("created")
+    return MachineState.CREATING if state is MachineState.STOPPED and begins else state
 
 
 def find_problem(vm: Json, instance: Json | None, pods: Iterable[Json]) -> Problem | None:

@@ -47,6 +47,15 @@ def test_the_state_is_what_kubevirt_sums_up(said: str, state: MachineState) -> N
     assert compute_state(vm(said)) is state
 
 
+def test_a_vm_that_kubevirt_is_about_to_start_is_not_stopped() -> None:
+    new = {"spec": {"runStrategy": "Once"}, "status": {"printableStatus": "Stopped"}}
+    assert compute_state(new) is MachineState.CREATING
+    ended = {"spec": {"runStrategy": "Once"}, "status": {"printableStatus": "Stopped", "created": True}}
+    assert compute_state(ended) is MachineState.STOPPED
+    released = {"spec": {"runStrategy": "Manual"}, "status": {"printableStatus": "Stopped"}}
+    assert compute_state(released) is MachineState.STOPPED
+
+
 def test_a_vm_without_status_is_being_made() -> None:
     assert compute_state({"metadata": {}, "spec": {}}) is MachineState.CREATING
 
@@ -216,7 +225,7 @@ async def test_heartbeats_are_not_announced_and_changes_of_state_are() -> None:
     changes = aiter(rig.provider.changes())
     announced = asyncio.ensure_future(anext(changes))
     await asyncio.sleep(0.05)
-    running = {"printableStatus": "Running", "ready": True}
+    running = {"printableStatus": "Running", "ready": True, "created": True}
     await rig.world.set_status(request.ref.name, "tenant", {**running, "observedGeneration": 7})
     await asyncio.sleep(0.05)
     assert not announced.done()
