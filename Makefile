@@ -9,6 +9,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 NAME ?= demo
 ACCEL ?= auto
+PROVIDER ?= libvirt
 VERSION ?= v1.37.2
 PYTEST_ARGS ?=
 
@@ -105,8 +106,8 @@ test-e2e: image ## Run the tests that boot real machines
 verify: lint type generate-check test ## All that CI checks
 
 .PHONY: demo
-demo: parts ## From nothing to a child cluster in real machines (NAME=demo, ACCEL=auto|kvm|emulate)
-	@$(AS_ROOT) $(PY) -m capn demo --name $(NAME) --accel $(ACCEL)
+demo: parts ## From nothing to a child cluster in real machines (NAME=demo, ACCEL=auto|kvm|emulate, PROVIDER=libvirt|kubevirt)
+	@$(AS_ROOT) $(PY) -m capn demo --name $(NAME) --accel $(ACCEL) --provider $(PROVIDER)
 
 .PHONY: demo-clean
 demo-clean: ## Remove everything of the demo; fine at any half state and twice

@@ -49,6 +49,13 @@ class Accel(StrEnum):
     EMULATE = "emulate"
 
 
+class DemoProvider(StrEnum):
+    """Whose machines the demo shows."""
+
+    LIBVIRT = "libvirt"
+    KUBEVIRT = "kubevirt"
+
+
 Kubeconfig = Annotated[
     Path | None,
     typer.Option(envvar="KUBECONFIG", help="The parent's kubeconfig.", show_default="~/.kube/config"),
@@ -87,6 +94,7 @@ def demo(
     name: Name = "demo",
     clean: Annotated[bool, typer.Option("--clean", help="Remove everything of the demo instead.")] = False,
     accel: AccelOption = Accel.AUTO,
+    provider: Annotated[DemoProvider, typer.Option(help="Who runs the machines.")] = DemoProvider.LIBVIRT,
 ) -> None:
     """From nothing to a child cluster that answers; `--clean` takes it all down."""
     from capn.cli.dev import clean_demo, show_demo
@@ -94,7 +102,7 @@ def demo(
     if clean:
         clean_demo(name)
     else:
-        show_demo(name, accel.value)
+        show_demo(name, accel.value, provider.value)
 
 
 @app.command()

@@ -23,13 +23,14 @@ from capn.dev.supplies import find_programs
 from capn.errors import NotFoundError
 
 Accel = Literal["auto", "kvm", "emulate"]
+Provider = Literal["libvirt", "kubevirt"]
 
 
-def show_demo(name: str, accel: Accel) -> None:
+def show_demo(name: str, accel: Accel, provider: Provider) -> None:
     """Run the demo and end with the tree, the commands to go on with and the times."""
     state, progress, started = DevState.of(name), make_progress(), time.monotonic()
     progress.line(f"capn demo: a real child cluster from one `kubectl apply` (files in {state.directory})")
-    result = asyncio.run(run_demo(state, progress, accel=accel))
+    result = asyncio.run(run_demo(state, progress, accel=accel, provider=provider))
     progress.line("")
     for line in (*result.tree, "", *_times(progress, result, time.monotonic() - started), "", *_go_on(state, result)):
         progress.line(line)

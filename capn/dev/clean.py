@@ -72,10 +72,13 @@ async def _delete_clusters(environment: Environment, report: Report) -> bool:
 
 async def _find_machines(environment: Environment) -> list[str]:
     """What the controller left in the hypervisor although it said that everything was deleted."""
+    left = []
+    if environment.has_kubevirt:
+        found = await environment.kubectl.run("get", "virtualmachines,virtualmachineinstances", "-A", "-o", "name")
+        left += [f"KubeVirt's {name}" for name in found.split()]
     hypervisor = environment.hypervisor()
     if not hypervisor.running():
-        return []
-    left = []
+        return left
     for what, *query in (("domain", "list", "--all", "--name"), ("network", "net-list", "--all", "--name")):
         finished = await run(["virsh", "--quiet", "--connect", hypervisor.uri, *query])
         left += [f"{what} {name}" for line in finished.tail if (name := line.strip())]

@@ -77,19 +77,24 @@ def read_samples(directory: Path) -> list[DemoCluster]:
 
 
 async def run_demo(
-    state: DevState, progress: Progress, *, accel: Literal["auto", "kvm", "emulate"] = "auto"
+    state: DevState,
+    progress: Progress,
+    *,
+    accel: Literal["auto", "kvm", "emulate"] = "auto",
+    provider: Literal["libvirt", "kubevirt"] = "libvirt",
 ) -> DemoResult:
     """Everything from the parts to the DNS answer. A CapnError tells what failed; the evidence was printed before."""
     environment, result = Environment(state), DemoResult()
-    samples = read_samples(samples_dir())
+    directory = samples_dir(provider)
+    samples = read_samples(directory)
     with progress.step("Getting third-party programs (built from pinned sources where missing)") as report:
         await ensure_programs(report, [])
     for version in sorted({sample.version for sample in samples}):
         with progress.step(f"Getting the node image for {version}") as report:
             report(f"image {(await ensure_node_image(version, report)).digest[:12]}")
-    await environment.up(progress, accel=accel)
-    with progress.step("kubectl apply -f config/samples/") as report:
-        for line in (await environment.kubectl.run("apply", "-f", str(samples_dir()))).splitlines():
+    await environment.up(progress, accel=accel, kubevirt=provider == "kubevirt")
+    with progress.step(f"kubectl apply -f config/{directory.relative_to(samples_dir().parent)}/") as report:
+        for line in (await environment.kubectl.run("apply", "-f", str(directory))).splitlines():
             report(line)
     async with _client(environment) as client:
         try:

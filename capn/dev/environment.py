@@ -38,8 +38,10 @@ from capn.dev.state import DevState
 from capn.dev.supplies import ensure_programs, find_programs
 from capn.dev.waiting import wait_until
 from capn.errors import NotFoundError, TerminalError
+from capn.image.recipe import KERNEL_COMMAND_LINE
 from capn.parts.catalogue import CONTROL_PLANE_NAMES
 from capn.parts.source import Report
+from capn.settings import KubeVirtEndpoint
 
 CONTROLLER = "controller"
 LEASE_NAMESPACE = "capn-system"
@@ -74,9 +76,10 @@ def crds_dir() -> Path:
     raise NotFoundError("crds/ is missing: install capn from its wheel or run it from a complete checkout")
 
 
-def samples_dir() -> Path:
-    """The samples of a checkout."""
-    found = _PACKAGE.parent / "config" / "samples"
+def samples_dir(provider: Literal["libvirt", "kubevirt"] = "libvirt") -> Path:
+    """The samples of a checkout for machines by this provider."""
+    samples = _PACKAGE.parent / "config" / "samples"
+    found = samples / "kubevirt" if provider == "kubevirt" else samples
     if not found.is_dir():
         raise NotFoundError("config/samples is missing: run the demo from a checkout of capn")
     return found
@@ -109,6 +112,11 @@ class Environment:
     def hypervisor(self) -> Hypervisor:
         """Its hypervisor."""
         return Hypervisor(self.state.hypervisor)
+
+    @property
+    def has_kubevirt(self) -> bool:
+        """Whether KubeVirt was installed in the parent."""
+        return (self.state.commands / "virtctl").exists()
 
     def status(self) -> Status:
         """What runs now."""
@@ -225,10 +233,13 @@ class Environment:
         endpoint = self.hypervisor().endpoint(accel=accel, unsafe_disk_cache=True)
         block = self.link.read()
         libvirt = endpoint.model_dump(mode="json") | {"reserved_cidrs": [str(block.network) if block else SERVICE_CIDR]}
-        settings = {
-            "endpoints": {"libvirt": {"default": libvirt}, "memory": {"default": {"kind": "memory"}}},
-            "lease_namespace": LEASE_NAMESPACE,
-        }
+        endpoints = {"libvirt": {"default": libvirt}, "memory": {"default": {"kind": "memory"}}}
+        if self.has_kubevirt and block is not None:
+            kubevirt = KubeVirtEndpoint(
+                image_pull_policy="Never", kernel_args=KERNEL_COMMAND_LINE, reserved_cidrs=(block.network,)
+            )
+            endpoints["kubevirt"] = {"default": kubevirt.model_dump(mode="json")}
+        settings = {"endpoints": endpoints, "lease_namespace": LEASE_NAMESPACE}
         write_private(self.state.settings, yaml.safe_dump(settings).encode())
 
     def _write_commands(self, kubectl: Path) -> None:
