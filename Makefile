@@ -92,7 +92,7 @@ test: image ## Run all of the tests, set-up included (minutes: real machines boo
 
 .PHONY: test-unit
 test-unit: sync ## Run the tests that need nothing but Python
-	@$(PY) -m pytest -m 'not integration and not e2e and not libvirt' $(PYTEST_ARGS)
+	@$(PY) -m pytest -m 'not integration and not e2e and not libvirt and not kubevirt' $(PYTEST_ARGS)
 
 .PHONY: test-integration
 test-integration: parts ## Run the tests against real etcd, kube-apiserver and controller manager
@@ -100,7 +100,20 @@ test-integration: parts ## Run the tests against real etcd, kube-apiserver and c
 
 .PHONY: test-e2e
 test-e2e: image ## Run the tests that boot real machines
-	@$(AS_ROOT) $(PY) -m pytest -m 'e2e or libvirt' $(PYTEST_ARGS)
+	@$(AS_ROOT) $(PY) -m pytest -m 'e2e or libvirt or kubevirt' $(PYTEST_ARGS)
+
+.PHONY: kubevirt
+kubevirt: image ## Build KubeVirt and its images if they are missing in the cache (minutes)
+	@$(AS_ROOT) $(PY) -m capn parts build --kubevirt
+	@$(AS_ROOT) $(PY) -m capn image containerdisk --version $(VERSION)
+
+.PHONY: test-kubevirt
+test-kubevirt: kubevirt ## Run the provider's contract on real KubeVirt, with tiny guests
+	@$(AS_ROOT) $(PY) -m pytest -m 'kubevirt and not e2e' $(PYTEST_ARGS)
+
+.PHONY: e2e-kubevirt
+e2e-kubevirt: kubevirt ## Tell the whole story of a child cluster on real KubeVirt (a quarter of an hour when emulated)
+	@CAPN_E2E_KUBEVIRT=1 $(AS_ROOT) $(PY) -m pytest -s tests/e2e/test_kubevirt_cluster.py $(PYTEST_ARGS)
 
 .PHONY: verify
 verify: lint type generate-check test ## All that CI checks

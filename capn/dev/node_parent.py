@@ -30,14 +30,19 @@ async def stop_both(node: Node, parent: Parent) -> None:
 
 @asynccontextmanager
 async def running_node(
-    directory: Path, programs: Mapping[str, Path], report: Report, *, cpu_shares: int = CPU_SHARES
+    directory: Path,
+    programs: Mapping[str, Path],
+    report: Report,
+    *,
+    cpu_shares: int = CPU_SHARES,
+    audit: bool = False,
 ) -> AsyncIterator[tuple[Parent, Node]]:
     """A parent with a node for the length of a `with` block, files and all. For tests: no hypervisor, no controller."""
     link = Link(directory)
     node = Node(directory / "node", link, programs=programs, cpu_shares=cpu_shares, dies_with_us=True)
     node.check_host()
     block = await link.ensure()
-    parent = Parent(directory / "parent", programs, dies_with_us=True, block=block, linked=True)
+    parent = Parent(directory / "parent", programs, dies_with_us=True, block=block, linked=True, audit=audit)
     try:
         await parent.up(report)
         await node.start(parent, report)

@@ -19,7 +19,7 @@ from capn.image.debian import DebianBase, ensure_base
 from capn.image.rootfs import remove_path
 from capn.parts.catalogue import KUBEVIRT_MODULE, KUBEVIRT_VERSION, list_kubevirt_parts
 from capn.parts.download import host_architecture
-from capn.parts.ensure import ensure_parts
+from capn.parts.ensure import ensure_parts, find_parts
 from capn.parts.gomodule import find_module
 from capn.parts.hack import hack_dir
 from capn.parts.locks import file_lock
@@ -46,7 +46,7 @@ async def ensure_kubevirt_images(
     Raises TerminalError with the failing program's last lines. Making the Debian layer needs root.
     """
     parts = await ensure_parts(list_kubevirt_parts(), source=source, cache=cache, report=report)
-    target = cache / "images" / "kubevirt" / f"{KUBEVIRT_VERSION}-{_digest(parts)[:12]}.tar"
+    target = _target(parts, cache)
     lock = cache / "locks" / "image-kubevirt.lock"
     async with file_lock(lock, on_wait=lambda: report("KubeVirt's images: waiting for another capn")):
         if not target.is_file():
@@ -56,6 +56,19 @@ async def ensure_kubevirt_images(
             await asyncio.to_thread(_write, target, base=base, parts=parts, module=module)
             report(f"KubeVirt's images: {target.stat().st_size >> 20} MiB")
     return target, parts
+
+
+def find_kubevirt_images(*, source: PartSource, cache: Path) -> tuple[Path, Mapping[str, Path]] | None:
+    """What `ensure_kubevirt_images` returns if the cache holds all of it; None otherwise. Builds nothing."""
+    wanted = list_kubevirt_parts()
+    parts = find_parts(wanted, source=source, cache=cache)
+    if len(parts) < len(wanted) or not (target := _target(parts, cache)).is_file():
+        return None
+    return target, parts
+
+
+def _target(parts: Mapping[str, Path], cache: Path) -> Path:
+    return cache / "images" / "kubevirt" / f"{KUBEVIRT_VERSION}-{_digest(parts)[:12]}.tar"
 
 
 def _digest(parts: Mapping[str, Path]) -> str:

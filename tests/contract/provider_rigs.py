@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,14 +21,19 @@ from capn.build.cloudinit import BootstrapMode, UserDataInput, build_user_data
 from capn.build.kubeadm import ClusterConfigInput, NodeInput, build_init_config
 from capn.build.kubevirt_objects import LABEL_CLUSTER_ID
 from capn.build.pki import ClusterPki, generate_pki
+from capn.dev import processes
 from capn.dev.hypervisor import Hypervisor
+from capn.dev.parent_flags import API_SERVER
 from capn.kube.client import KubeClient
+from capn.kube.connect import connect_kubeconfig
+from capn.kube.http import HttpKubeClient
 from capn.providers.base import ClusterRef, ClusterRequest, MachineRef, MachineRequest, Provider
 from capn.providers.images import NodeImage
 from capn.providers.kubevirt.provider import KubeVirtProvider
 from capn.providers.libvirt.provider import LibvirtProvider
 from capn.providers.memory import MemoryProvider
 from capn.settings import KubeVirtEndpoint, LibvirtEndpoint, MemoryEndpoint
+from tests.harness.kubevirt_ground import Ground
 from tests.harness.kubevirt_world import KubeVirtWorld
 
 VERSION = "v1.99.0"
@@ -209,6 +216,69 @@ class SimulatedKubeVirtRig:
 
     async def close(self) -> None:
         await self.provider.close()
+
+
+class KubeVirtRig:
+    """The provider on real KubeVirt, by an account that has the rights of config/kubevirt and no others."""
+
+    collides = "198.18.0.0/15"
+    disk_survives = False
+    knows_memory = False
+
+    def __init__(self, ground: Ground, account: HttpKubeClient, admin: HttpKubeClient) -> None:
+        self.ground = ground
+        self.admin = admin
+        self.account = account
+        self.endpoint = KubeVirtEndpoint(
+            versions=(VERSION,), image_pull_policy="Never", kernel_args="console=ttyS0", grace_s=0
+        )
+        self.provider = self._open()
+
+    @classmethod
+    async def open(cls, ground: Ground) -> KubeVirtRig:
+        """Connect as the controller and as the administrator."""
+        account = await connect_kubeconfig(ground.make_account("contract"))
+        return cls(ground, account, await connect_kubeconfig(ground.parent.kubeconfig))
+
+    def _open(self) -> KubeVirtProvider:
+        async def connect() -> HttpKubeClient:
+            return self.account
+
+        return KubeVirtProvider(self.endpoint, connect)
+
+    async def reopen(self) -> Provider:
+        return self._open()
+
+    async def stop_vm(self, ref: MachineRef) -> None:
+        """Kill the VM's QEMU."""
+        uuid = names.build_domain_uuid(ref.uid).encode()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    arguments = (entry / "cmdline").read_bytes()
+                    if b"qemu-system" in arguments and uuid in arguments:
+                        os.kill(int(entry.name), signal.SIGKILL)
+
+    async def lose_vm(self, ref: MachineRef) -> None:
+        await self.admin.delete(VIRTUAL_MACHINE, ref.name, ref.cluster.namespace)
+
+    async def blink(self) -> None:
+        """Kill the API server; it and its neighbours come back as they were."""
+        parent = self.ground.parent
+        processes.kill(parent.layout.run, API_SERVER)
+        await parent.up(print)
+
+    async def inventory(self) -> tuple[object, ...]:
+        found: list[list[object]] = []
+        for resource in (VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, POD, SERVICE, SECRET):
+            items = (await self.admin.list(resource, namespace="tenant", label_selector=LABEL_CLUSTER_ID)).items
+            found.append([(item["metadata"]["name"], item["metadata"]["uid"]) for item in items])
+        return tuple(found)
+
+    async def close(self) -> None:
+        await self.provider.close()
+        await self.account.close()
+        await self.admin.close()
 
 
 async def list_kubevirt(client: KubeClient) -> tuple[list[object], ...]:

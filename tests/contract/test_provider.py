@@ -17,6 +17,7 @@ from capn.errors import InvalidSpecError, NotFoundError, TerminalError, Transien
 from capn.providers.base import ClusterRef, MachineRef, MachineRequest, MachineState, ObservedMachine, Provider
 from tests.contract.provider_guest import build_image
 from tests.contract.provider_rigs import (
+    KubeVirtRig,
     LibvirtRig,
     MemoryRig,
     OneImage,
@@ -43,7 +44,14 @@ def hypervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hypervisor]
     assert hypervisor.leaks() == []
 
 
-@pytest.fixture(params=["memory", "simulated-kubevirt", pytest.param("libvirt", marks=pytest.mark.libvirt)])
+@pytest.fixture(
+    params=[
+        "memory",
+        "simulated-kubevirt",
+        pytest.param("libvirt", marks=pytest.mark.libvirt),
+        pytest.param("kubevirt", marks=pytest.mark.kubevirt),
+    ]
+)
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
     rig: Rig
     if request.param == "memory":
@@ -52,6 +60,8 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
         world = KubeVirtWorld()
         await world.prepare()
         rig = SimulatedKubeVirtRig(world)
+    elif request.param == "kubevirt":
+        rig = await KubeVirtRig.open(request.getfixturevalue("ground"))
     else:
         rig = LibvirtRig(request.getfixturevalue("hypervisor"), OneImage(build_image(tmp_path / "image")))
     try:

@@ -1,4 +1,4 @@
-"""What the end-to-end story runs in: a private hypervisor, the real controller, and looks from outside at all of it."""
+"""What the end-to-end stories run in: the real controller, a provider's machines, and looks at them from outside."""
 
 from __future__ import annotations
 
@@ -19,38 +19,21 @@ IMAGE_PREFIX = "capn-node-"
 
 
 @dataclass
-class Lab:
-    """Everything that the tests of the story share."""
+class Story:
+    """Everything that the tests of a story share, whoever makes the machines."""
 
     kubectl: Kubectl
     controller: ControllerProcess
-    hypervisor: Hypervisor
     namespace: str
     directory: Path
+
+    def machines_evidence(self) -> list[str]:
+        """What the hypervisor has, for a failure."""
+        raise NotImplementedError
 
     def say(self, text: str) -> None:
         """Progress, for who runs pytest with -s or reads a failure."""
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)  # noqa: T201
-
-    def virsh(self, *args: str) -> str:
-        """Ask the hypervisor as its administrator."""
-        argv = ["virsh", "--quiet", "--connect", self.hypervisor.uri, *args]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, f"virsh {' '.join(args)}: {done.stderr}"
-        return done.stdout
-
-    def domains(self) -> set[str]:
-        return set(self.virsh("list", "--all", "--name").split())
-
-    def volumes(self) -> set[str]:
-        """Volumes that belong to machines; those of node images stay for the next cluster."""
-        if "capn" not in self.virsh("pool-list", "--all", "--name").split():
-            return set()
-        lines = self.virsh("vol-list", "capn").splitlines()
-        return {line.split()[0] for line in lines if line.strip() and not line.strip().startswith(IMAGE_PREFIX)}
-
-    def networks(self) -> set[str]:
-        return set(self.virsh("net-list", "--all", "--name").split())
 
     def objects(self, kinds: str = "nestedclusters,nestedmachines") -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.kubectl.json("get", kinds, "-n", self.namespace)["items"]
@@ -95,7 +78,7 @@ class Lab:
 
     def evidence(self) -> str:
         lines = [line for item in self.objects() for line in describe_object(item)]
-        lines += ["--- domains", self.virsh("list", "--all"), "--- the end of the controller's log"]
+        lines += [*self.machines_evidence(), "--- the end of the controller's log"]
         return "\n".join([*lines, self.controller.tail(60)])
 
     def child(self, name: str) -> Kubectl:
@@ -105,6 +88,61 @@ class Lab:
         path.write_bytes(base64.b64decode(secret["data"]["value"]))
         path.chmod(0o600)
         return Kubectl(self.kubectl.binary, path)
+
+
+@dataclass
+class Lab(Story):
+    """A story on a private libvirt."""
+
+    hypervisor: Hypervisor
+
+    def machines_evidence(self) -> list[str]:
+        """Every domain with its state."""
+        return ["--- domains", self.virsh("list", "--all")]
+
+    def virsh(self, *args: str) -> str:
+        """Ask the hypervisor as its administrator."""
+        argv = ["virsh", "--quiet", "--connect", self.hypervisor.uri, *args]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, f"virsh {' '.join(args)}: {done.stderr}"
+        return done.stdout
+
+    def domains(self) -> set[str]:
+        return set(self.virsh("list", "--all", "--name").split())
+
+    def volumes(self) -> set[str]:
+        """Volumes that belong to machines; those of node images stay for the next cluster."""
+        if "capn" not in self.virsh("pool-list", "--all", "--name").split():
+            return set()
+        lines = self.virsh("vol-list", "capn").splitlines()
+        return {line.split()[0] for line in lines if line.strip() and not line.strip().startswith(IMAGE_PREFIX)}
+
+    def networks(self) -> set[str]:
+        return set(self.virsh("net-list", "--all", "--name").split())
+
+
+@dataclass
+class KubeVirtLab(Story):
+    """A story on KubeVirt, in the node of an embedded parent."""
+
+    def machines_evidence(self) -> list[str]:
+        """VMs, their pods, and the end of each console."""
+        shown = self.kubectl.run("get", "vm,vmi,pods,services", "-n", self.namespace, "-o", "wide").stdout
+        pods = self.kubectl.run("get", "pods", "-n", self.namespace, "-o", "name").stdout.split()
+        consoles = [
+            line
+            for pod in pods
+            for line in (
+                f"--- console of {pod}",
+                self.kubectl.run("logs", pod, "-c", "guest-console-log", "-n", self.namespace, "--tail=15").stdout,
+            )
+        ]
+        return ["--- KubeVirt", shown, *consoles]
+
+    def left(self) -> list[str]:
+        """Everything that the provider may leave in the namespace."""
+        kinds = "vm,vmi,pods,services,secrets,nestedclusters,nestedmachines"
+        return self.kubectl("get", kinds, "-n", self.namespace, "-o", "name").split()
 
 
 def condition(obj: dict[str, Any] | None, kind: str) -> dict[str, Any]:

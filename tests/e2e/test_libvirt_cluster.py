@@ -85,7 +85,7 @@ def lab(account: Path, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactor
     controller = ControllerProcess(directory / "controller", account, settings)
     kubectl("create", "namespace", NAMESPACE)
     controller.start()
-    lab = Lab(kubectl, controller, hypervisor, NAMESPACE, directory)
+    lab = Lab(kubectl, controller, NAMESPACE, directory, hypervisor)
     try:
         yield lab
     finally:

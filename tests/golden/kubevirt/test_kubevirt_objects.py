@@ -20,9 +20,7 @@ from capn.build.kubevirt_objects import (
 )
 from capn.build.yaml_text import build_yaml
 
-_STAMP = Stamp(
-    namespace="team", cluster="demo", cluster_uid="c-uid", machine="demo-cp-0", machine_uid="00000000-m-uid"
-)
+_STAMP = Stamp(namespace="team", cluster="demo", cluster_uid="c-uid", machine="demo-cp-0", machine_uid="00000000-m-uid")
 _CONTROL_PLANE = VirtualMachineInput(
     namespace="team",
     name="demo-cp-0",

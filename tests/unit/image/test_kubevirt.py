@@ -9,7 +9,13 @@ import pytest
 
 from capn.image import kubevirt, kubevirt_recipe, oci
 from capn.image.containerdisk import DISK_GIB, build_containerdisk, containerdisk_name
-from capn.image.kubevirt import build_images, ensure_kubevirt_images, image_name, list_image_names
+from capn.image.kubevirt import (
+    build_images,
+    ensure_kubevirt_images,
+    find_kubevirt_images,
+    image_name,
+    list_image_names,
+)
 from capn.parts.catalogue import KUBEVIRT_VERSION, list_kubevirt_parts
 from capn.parts.process import run
 from capn.providers.images import NodeImage
@@ -89,6 +95,8 @@ async def test_the_archive_is_made_once(tmp_path: Path, module: Path, monkeypatc
     for _ in range(2):
         archive, parts = await ensure_kubevirt_images(source=FakeSource(), cache=tmp_path, report=lines.append)
     assert made == ["base"]
+    assert find_kubevirt_images(source=FakeSource(), cache=tmp_path) == (archive, parts)
+    assert find_kubevirt_images(source=FakeSource("c" * 64), cache=tmp_path) is None
     assert archive.name.startswith(f"{KUBEVIRT_VERSION}-")
     assert [path.name for path in archive.parent.iterdir()] == [archive.name]
     assert set(parts) == {part.name for part in list_kubevirt_parts()}
