@@ -12,6 +12,8 @@ from typing import Any
 
 from capn.api.resources import POD, SERVICE, SERVICE_CIDR, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, Resource
 from capn.build.report import Report, ReportState, encode_report
+from capn.errors import ApiStatusError
+from capn.kube.client import ObjectList
 from capn.kube.memory import MemoryKubeClient
 
 SERVICE_NETWORK = "10.77.0.0/16"
@@ -19,11 +21,15 @@ REPORT = Report(stage="kubeadm/etcd", state=ReportState.RUNNING, seq=7)
 
 
 class KubeVirtWorld(MemoryKubeClient):
-    """One simulated cluster; `hold` keeps new VMs from starting, as a full cluster does."""
+    """One simulated cluster; `hold` keeps new VMs from starting, as a full cluster does.
+
+    `refusals` is how many lists of VMs are still to be refused, as by an API server that has just begun.
+    """
 
     def __init__(self) -> None:
         super().__init__(uid_seed="kubevirt")
         self.hold = False
+        self.refusals = 0
         self._addresses = 10
         self._virt = self.as_manager("virt-controller")
 
@@ -42,6 +48,14 @@ class KubeVirtWorld(MemoryKubeClient):
             await self._start(made)
             return await self.get(resource, made["metadata"]["name"], made["metadata"]["namespace"]) or made
         return made
+
+    async def list(
+        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> ObjectList:
+        if resource is VIRTUAL_MACHINE and self.refusals:
+            self.refusals -= 1
+            raise ApiStatusError(403, "virtualmachines.kubevirt.io is forbidden", reason="Forbidden")
+        return await super().list(resource, namespace=namespace, label_selector=label_selector)
 
     async def merge_patch(
         self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]

@@ -15,7 +15,7 @@ import structlog
 
 from capn.api.resources import VIRTUAL_MACHINE
 from capn.build.kubevirt_objects import LABEL_MANAGED_BY, MANAGED_BY
-from capn.errors import UnreachableError
+from capn.errors import CapnError
 from capn.kube.client import KubeClient
 from capn.kube.errors import WatchExpiredError
 from capn.providers.base import MachineRef
@@ -24,35 +24,48 @@ from capn.providers.kubevirt.place import read_machine_ref
 log = structlog.get_logger(__name__)
 
 _RETRY_S = 1.0
+_LONGEST_S = 30.0
 _SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
 
 async def watch_machines(client: KubeClient, namespace: str | None) -> AsyncIterator[MachineRef]:
-    """Yield machines whose VM's state changed or whose VM is gone; raises what a list meets, ends never."""
+    """Yield machines whose VM's state changed or whose VM is gone; goes on through every failure of the API.
+
+    What was seen before a failure is kept, so that what changed meanwhile is found by the list after it.
+    """
     seen: dict[str, tuple[MachineRef, object]] = {}
-    first = True
+    first, wait_s = True, _RETRY_S
     while True:
-        listed = await client.list(VIRTUAL_MACHINE, namespace=namespace, label_selector=_SELECTOR)
-        for ref in _compare(seen, listed.items):
-            if not first:
-                yield ref
-        first, revision = False, listed.resource_version
         try:
-            while True:
-                async for event in client.watch(
-                    VIRTUAL_MACHINE, resource_version=revision, namespace=namespace, label_selector=_SELECTOR
-                ):
-                    revision = event.object["metadata"]["resourceVersion"]
-                    if event.type == "BOOKMARK":
-                        continue
-                    changed = _note(seen, event.object, gone=event.type == "DELETED")
-                    if changed is not None:
-                        yield changed
+            listed = await client.list(VIRTUAL_MACHINE, namespace=namespace, label_selector=_SELECTOR)
+            for ref in _compare(seen, listed.items):
+                if not first:
+                    yield ref
+            first, wait_s = False, _RETRY_S
+            async for ref in _follow(client, namespace, listed.resource_version, seen):
+                yield ref
         except WatchExpiredError:
             continue
-        except UnreachableError as error:
+        except CapnError as error:  # also what it refuses: an API server that has just begun knows no roles yet
             log.info("the watch on VMs broke off; watching again", error=str(error))
-            await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+            wait_s = min(2 * wait_s, _LONGEST_S)
+
+
+async def _follow(
+    client: KubeClient, namespace: str | None, revision: str, seen: dict[str, tuple[MachineRef, object]]
+) -> AsyncIterator[MachineRef]:
+    """Watch from a revision on, again and again."""
+    while True:
+        async for event in client.watch(
+            VIRTUAL_MACHINE, resource_version=revision, namespace=namespace, label_selector=_SELECTOR
+        ):
+            revision = event.object["metadata"]["resourceVersion"]
+            if event.type == "BOOKMARK":
+                continue
+            changed = _note(seen, event.object, gone=event.type == "DELETED")
+            if changed is not None:
+                yield changed
 
 
 def _compare(seen: dict[str, tuple[MachineRef, object]], items: list[dict[str, Any]]) -> list[MachineRef]:

@@ -234,6 +234,22 @@ async def test_heartbeats_are_not_announced_and_changes_of_state_are() -> None:
     await changes.aclose()  # type: ignore[attr-defined]
 
 
+async def test_what_changes_while_the_api_refuses_is_announced_later() -> None:
+    rig = await open_rig()
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    await rig.provider.ensure_machine(request)
+    changes = aiter(rig.provider.changes())
+    announced = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0.05)
+    rig.world.refusals = 1
+    rig.world.drop_watches()
+    await rig.stop_vm(request.ref)
+    assert await asyncio.wait_for(announced, 10) == request.ref
+    assert rig.world.refusals == 0
+    await changes.aclose()  # type: ignore[attr-defined]
+
+
 async def test_a_vm_of_another_owner_has_no_say() -> None:
     rig = await open_rig()
     await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
