@@ -87,7 +87,7 @@ image: parts ## Build the node image (VERSION=v1.37.2) if it is missing in the c
 	@$(AS_ROOT) $(PY) -m capn image build --version $(VERSION)
 
 .PHONY: test
-test: image ## Run all of the tests, set-up included (minutes: real machines boot)
+test: image kubevirt ## Run all of the tests, set-up included (minutes: real machines boot)
 	@$(AS_ROOT) $(PY) -m pytest --durations=15 $(PYTEST_ARGS)
 
 .PHONY: test-unit
@@ -99,20 +99,19 @@ test-integration: parts ## Run the tests against real etcd, kube-apiserver and c
 	@$(AS_ROOT) $(PY) -m pytest -m integration $(PYTEST_ARGS)
 
 .PHONY: test-e2e
-test-e2e: image ## Run the tests that boot real machines
+test-e2e: image kubevirt ## Run the tests that boot real machines
 	@$(AS_ROOT) $(PY) -m pytest -m 'e2e or libvirt or kubevirt' $(PYTEST_ARGS)
 
 .PHONY: kubevirt
-kubevirt: image ## Build KubeVirt and its images if they are missing in the cache (minutes)
+kubevirt: parts ## Build KubeVirt and its images if they are missing in the cache (minutes)
 	@$(AS_ROOT) $(PY) -m capn parts build --kubevirt
-	@$(AS_ROOT) $(PY) -m capn image containerdisk --version $(VERSION)
 
 .PHONY: test-kubevirt
-test-kubevirt: kubevirt ## Run the provider's contract on real KubeVirt, with tiny guests
-	@$(AS_ROOT) $(PY) -m pytest -m 'kubevirt and not e2e' $(PYTEST_ARGS)
+test-kubevirt: kubevirt ## Run the provider's whole contract on real KubeVirt, with tiny guests
+	@CAPN_KUBEVIRT_CONTRACT=1 $(AS_ROOT) $(PY) -m pytest -m 'kubevirt and not e2e' $(PYTEST_ARGS)
 
 .PHONY: e2e-kubevirt
-e2e-kubevirt: kubevirt ## Tell the whole story of a child cluster on real KubeVirt (a quarter of an hour when emulated)
+e2e-kubevirt: kubevirt image ## Tell the whole story of a child cluster on real KubeVirt (a quarter of an hour when emulated)
 	@CAPN_E2E_KUBEVIRT=1 $(AS_ROOT) $(PY) -m pytest -s tests/e2e/test_kubevirt_cluster.py $(PYTEST_ARGS)
 
 .PHONY: verify

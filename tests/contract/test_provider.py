@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -30,8 +31,18 @@ from tests.contract.provider_rigs import (
 )
 from tests.harness.kubevirt_world import KubeVirtWorld
 
-pytestmark = pytest.mark.timeout(300)
-_LIMIT_S = 120.0
+pytestmark = pytest.mark.timeout(600)
+WHOLE = "CAPN_KUBEVIRT_CONTRACT"
+ESSENTIAL = {
+    "test_addresses_of_the_child_that_overlap_the_machines_are_refused",
+    "test_a_machine_is_made_once_with_the_endpoints_address",
+    "test_a_stopped_vm_is_started_again_as_it_was",
+    "test_bootstrap_data_is_released_once_and_for_all",
+    "test_the_console_tells_what_the_guest_reports",
+    "test_a_vm_that_dies_is_announced",
+    "test_observing_writes_nothing",
+}
+_LIMIT_S = 240.0
 _POLL_S = 0.1
 
 
@@ -61,6 +72,7 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
         await world.prepare()
         rig = SimulatedKubeVirtRig(world)
     elif request.param == "kubevirt":
+        skip_unless_essential(request)
         rig = await KubeVirtRig.open(request.getfixturevalue("ground"))
     else:
         rig = LibvirtRig(request.getfixturevalue("hypervisor"), OneImage(build_image(tmp_path / "image")))
@@ -75,6 +87,12 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
         assert not any(left), left
     finally:
         await rig.close()
+
+
+def skip_unless_essential(request: pytest.FixtureRequest) -> None:
+    """A VM on KubeVirt takes ten times as long as one on libvirt: CI proves what differs, `make test-kubevirt` all."""
+    if WHOLE not in os.environ and request.node.originalname not in ESSENTIAL:
+        pytest.skip(f"{WHOLE} is not set: the whole contract on real KubeVirt is `make test-kubevirt`")
 
 
 async def running(provider: Provider, request: MachineRequest) -> ObservedMachine:
