@@ -1,8 +1,8 @@
 """The provider Protocol: what a hypervisor must do for capn.
 
-Role: the seam between reconcilers and machines. `libvirt`, `memory` (and later `kubevirt`, `parent`) implement it and
-pass one contract suite (tests/contract). Every call is idempotent and may be repeated after any crash; observe writes
-nothing; what is gone is `None`. Must not: read or write Kubernetes objects, or keep state that a restart loses and
+Role: the seam between reconcilers and machines. `libvirt`, `kubevirt`, `memory` (later `parent`) implement it and pass one
+contract suite (tests/contract). Every call is idempotent and may be repeated after any crash; observe writes
+nothing; what is gone is `None`. Must not: touch objects of capn's own kinds, or keep state that a restart loses and
 correctness needs.
 
 Errors: `InvalidSpecError` / `TerminalError` (unknown image, no capacity, not ours), `UnreachableError` (hypervisor
