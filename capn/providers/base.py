@@ -1,7 +1,7 @@
 """The provider Protocol: what a hypervisor must do for capn.
 
-Role: the seam between reconcilers and machines. `libvirt`, `kubevirt`, `memory` (later `parent`) implement it and pass one
-contract suite (tests/contract). Every call is idempotent and may be repeated after any crash; observe writes
+Role: the seam between reconcilers and machines. `libvirt`, `kubevirt` and `memory` (later `parent`) implement it and
+pass one contract suite (tests/contract). Every call is idempotent and may be repeated after any crash; observe writes
 nothing; what is gone is `None`. Must not: touch objects of capn's own kinds, or keep state that a restart loses and
 correctness needs.
 
