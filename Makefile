@@ -41,7 +41,8 @@ host: ## Install the Debian packages that are missing (apt, sudo)
 .PHONY: sync
 sync: $(VENV)/.complete ## Make the Python environment in the cache (pinned, with hashes)
 
-$(VENV)/.complete: requirements/dev.txt | host
+# Its name holds the hash of the requirements, so what is there is right, whatever a fresh clone's times say.
+$(VENV)/.complete: | host
 	@mkdir -p $(CACHE)
 	@rm -rf $(VENV)
 	@echo "making the Python environment in $(VENV)"
