@@ -122,6 +122,8 @@ class Provider(Protocol):
     """One endpoint (one hypervisor connection) that the administrator named in the settings."""
 
     kind: str
+    # Whether `ensure_address` makes an address for each machine; where not, it need not be asked.
+    keeps_addresses: bool
 
     async def observe_cluster(self, ref: ClusterRef) -> ObservedCluster | None:
         """What exists for the cluster, or None."""

@@ -48,6 +48,7 @@ class MemoryProvider:
     """Machines of one simulated endpoint. Give `world` to let machines outlive this object."""
 
     kind = "memory"
+    keeps_addresses = False
 
     def __init__(
         self,

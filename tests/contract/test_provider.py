@@ -200,6 +200,7 @@ async def test_a_machine_is_made_once_with_the_endpoints_address(rig: Rig) -> No
     await rig.provider.plan_machine(request)
     address = await rig.provider.ensure_address(request.ref)
     made = await running(rig.provider, request)
+    assert (address is not None) == rig.provider.keeps_addresses
     assert made.addresses == ((address or cluster.endpoint_host),)
     assert await rig.provider.ensure_address(request.ref) == address
     assert made.seed_attached
@@ -361,7 +362,9 @@ async def test_an_unknown_version_is_refused_with_the_fix(rig: Rig) -> None:
 
 async def test_more_memory_than_the_host_has_is_refused_with_a_steady_message(rig: Rig) -> None:
     if not rig.knows_memory:
-        pytest.skip("room on the hosts is the scheduler's to find; test_kubevirt_views has what is said of it")
+        pytest.skip(
+            "room on the hosts is the scheduler's to find; tests/unit/providers/test_kubevirt.py has what is said"
+        )
     request = control_plane(cluster_ref(), memory_mib=1 << 24)
     with pytest.raises(TerminalError, match="lower the memory") as caught:
         await rig.provider.plan_machine(request)

@@ -75,9 +75,7 @@ async def ensure_secret(scope: MachineScope, pki: ClusterPki) -> bytes:
     name = names.secret_bootstrap(scope.name)
     existing = await client.get(SECRET, name, namespace)
     if existing is None:
-        await refuse_if_deleting(scope)
-        address = await scope.provider.ensure_address(scope.ref)
-        secret = build_bootstrap_secret(scope.machine, build_user_data_for(scope, pki, address))
+        secret = build_bootstrap_secret(scope.machine, build_user_data_for(scope, pki, await _ensure_address(scope)))
         try:
             existing = await client.create(SECRET, secret)
         except ConflictError:
@@ -90,6 +88,14 @@ async def ensure_secret(scope: MachineScope, pki: ClusterPki) -> bytes:
             f"Secret {name} exists and is not this machine's; delete it or rename the cluster", reason="OwnedByAnother"
         )
     return read_secret_value(existing, "value", remakeable=True)
+
+
+async def _ensure_address(scope: MachineScope) -> str | None:
+    """The node's address where the provider keeps one; it may make something for it, so the look before is uncached."""
+    if not scope.provider.keeps_addresses:
+        return None
+    await refuse_if_deleting(scope)
+    return await scope.provider.ensure_address(scope.ref)
 
 
 def build_user_data_for(scope: MachineScope, pki: ClusterPki, node_address: str | None) -> bytes:

@@ -44,6 +44,7 @@ class KubeVirtProvider:
     """Machines of one cluster with KubeVirt. `owns_client`: what `connect` gives is closed with the provider."""
 
     kind = "kubevirt"
+    keeps_addresses = True
 
     def __init__(self, endpoint: KubeVirtEndpoint, connect: Connect, *, owns_client: bool = False) -> None:
         self._endpoint = endpoint

@@ -42,6 +42,7 @@ class LibvirtProvider:
     """Machines of one libvirt endpoint."""
 
     kind = "libvirt"
+    keeps_addresses = False
 
     def __init__(self, endpoint: LibvirtEndpoint, images: ImageSource) -> None:
         self._endpoint = endpoint
