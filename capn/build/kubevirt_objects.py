@@ -1,8 +1,8 @@
 """KubeVirt's and Kubernetes' objects of a machine and of a cluster's endpoint.
 
-Role: pure. Inputs: frozen values with every name decided; outputs: manifests for server-side apply that hold only what
-capn owns. Formats: kubevirt.io/v1 VirtualMachine, core/v1 Service and Secret. Must not: put bootstrap data anywhere but
-in the seed's Secret.
+Role: pure. Inputs: frozen values with every name decided; outputs: manifests that hold only what capn owns. Formats:
+kubevirt.io/v1 VirtualMachine, core/v1 Service and Secret. Must not: put bootstrap data anywhere but in the seed's
+Secret.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from capn import names
+from capn.build.kubeadm import API_PORT
 
 KUBEVIRT_API = "kubevirt.io/v1"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "capn"
 # Of a machine's launcher pods and of what serves it; the value is the VM's UUID.
 LABEL_VM = f"{names.GROUP}/vm"
-# Of everything of one cluster; the value is the cluster's UUID, which is as long as a label's value may be.
+# Of everything of one cluster; the value is a UUID made from the cluster's UID.
 LABEL_CLUSTER_ID = f"{names.GROUP}/cluster-id"
 ANNOTATION_NAMESPACE = f"{names.GROUP}/owner-namespace"
 ANNOTATION_MACHINE = f"{names.GROUP}/owner-machine"
 ANNOTATION_CLUSTER_UID = f"{names.GROUP}/owner-cluster-uid"
 ROOT, SEED = "root", "seed"
-API_PORT = 6443
-_KERNEL_PATH, _INITRD_PATH = "/boot/vmlinuz", "/boot/initrd.img"
+# Where a containerDisk of ours (`capn.image.containerdisk`) has them.
+KERNEL_PATH, INITRD_PATH = "/boot/vmlinuz", "/boot/initrd.img"
 # What the nodes of one child say to each other on their own addresses: API server, etcd, kubelet, flannel's VXLAN.
 _NODE_PORTS: tuple[tuple[str, int, Literal["TCP", "UDP"]], ...] = (
     ("api", API_PORT, "TCP"),
@@ -230,8 +231,8 @@ def _build_domain(vm: VirtualMachineInput, disks: list[dict[str, Any]]) -> dict[
     container = {
         "image": vm.image,
         "imagePullPolicy": vm.pull_policy,
-        "kernelPath": _KERNEL_PATH,
-        "initrdPath": _INITRD_PATH,
+        "kernelPath": KERNEL_PATH,
+        "initrdPath": INITRD_PATH,
         **({"imagePullSecret": vm.pull_secret} if vm.pull_secret else {}),
     }
     return {

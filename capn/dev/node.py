@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from capn.api.conditions import find_condition
 from capn.dev import node_init, processes
 from capn.dev.cgroups import CPU_SHARES, create_group, find_groups, remove_group
 from capn.dev.kubectl import Kubectl
@@ -274,8 +275,7 @@ def _why_not_ready(text: str, since: str) -> str | None:
     """None when the node of this JSON (empty: none) has been Ready since then, otherwise the condition's message."""
     if not text.strip():
         return "the kubelet has not registered it"
-    conditions = json.loads(text).get("status", {}).get("conditions", [])
-    ready = next((one for one in conditions if one["type"] == "Ready"), {"status": "", "message": "no status"})
+    ready = find_condition(json.loads(text), "Ready") or {"status": "", "message": "no status"}
     if str(ready.get("lastHeartbeatTime", "")) < since:
         return "the kubelet has said nothing yet"
     return None if ready["status"] == "True" else str(ready["message"])

@@ -18,7 +18,7 @@ from pathlib import Path
 from capn.dev.node_files import PAUSE_IMAGE
 from capn.errors import NotFoundError
 from capn.image.debian import DebianBase, ensure_base
-from capn.image.images import TOOLBOX_APPLETS, TOOLBOX_IMAGE
+from capn.image.images import TOOLBOX_APPLETS, TOOLBOX_IMAGE, build_toolbox
 from capn.image.oci import Layer, LayerEntry, OciImage, write_archive, write_layer
 from capn.image.recipe import NETWORK_PACKAGES
 from capn.parts.download import host_architecture
@@ -62,12 +62,10 @@ def _write(programs: Mapping[str, Path], base: Path, target: Path) -> None:
     work.mkdir()
     try:
         busybox = _extract(base, work / "busybox")
-        applets = [LayerEntry(f"bin/{name}", link="busybox") for name in TOOLBOX_APPLETS]
-        tools = [LayerEntry("bin/busybox", source=busybox), *applets, LayerEntry("tmp", mode=0o1777), LayerEntry("www")]
         images = (
             OciImage(PAUSE_IMAGE, (_layer(programs["pause"], work),), entrypoint=("/pause",)),
             OciImage(COREDNS_IMAGE, (_layer(programs["coredns"], work),), entrypoint=("/coredns",)),
-            OciImage(TOOLBOX_IMAGE, (write_layer(tools, work / "toolbox.tar"),), command=("sleep", "2147483647")),
+            build_toolbox(busybox, work / "toolbox.tar"),
         )
         write_archive(images, work / "images.tar", architecture=host_architecture())
         (work / "images.tar").rename(target)

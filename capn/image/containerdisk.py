@@ -13,8 +13,9 @@ import secrets
 import shutil
 from pathlib import Path
 
+from capn.build.kubevirt_objects import INITRD_PATH, KERNEL_PATH
 from capn.image import oci
-from capn.image.catalogue import DISK_NAME, INITRD_NAME, KERNEL_NAME
+from capn.image.catalogue import DISK_NAME
 from capn.image.debian import REASON
 from capn.image.kubevirt_recipe import QEMU_ID
 from capn.image.rootfs import remove_path
@@ -25,8 +26,6 @@ from capn.parts.source import Report
 from capn.providers.images import NodeImage
 
 REPOSITORY = "capn.dev/node"
-KERNEL_PATH = f"/boot/{KERNEL_NAME}"
-INITRD_PATH = f"/boot/{INITRD_NAME}"
 # A containerDisk cannot be enlarged where it runs, so the image brings the room: the qcow2 grows with what is written.
 DISK_GIB = 64
 _FILE_MODE = 0o440
@@ -51,7 +50,7 @@ async def build_containerdisk(image: NodeImage, *, cache: Path, report: Report) 
 
 def _digest(image: NodeImage) -> str:
     """Hex digest of the node image and of the code that packs it."""
-    digest = hashlib.sha256(image.digest.encode())
+    digest = hashlib.sha256(f"{image.digest}{KERNEL_PATH}{INITRD_PATH}".encode())
     for module in (__file__, str(oci.__file__)):
         digest.update(Path(module).read_bytes())
     return digest.hexdigest()

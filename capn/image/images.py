@@ -116,7 +116,7 @@ def build_images(
         own = write_layer(entries, work / f"layer-{number}.tar")
         layers = (network, links, own) if contents.network else (own,)
         images.append(OciImage(name, layers, entrypoint=contents.entrypoint))
-    return [*images, _build_toolbox(busybox, work / "toolbox.tar")]
+    return [*images, build_toolbox(busybox, work / "toolbox.tar")]
 
 
 def _network_links(target: Path) -> Layer:
@@ -125,7 +125,8 @@ def _network_links(target: Path) -> Layer:
     return write_layer([*tools, *shell, LayerEntry("run"), LayerEntry("tmp", mode=0o1777)], target)
 
 
-def _build_toolbox(busybox: Path, target: Path) -> OciImage:
+def build_toolbox(busybox: Path, target: Path) -> OciImage:
+    """Write the layer of the toolbox, a shell and small tools for people and tests, to `target`."""
     applets = [LayerEntry(f"bin/{name}", link="busybox") for name in TOOLBOX_APPLETS]
     entries = [LayerEntry("bin/busybox", source=busybox), *applets, LayerEntry("tmp", mode=0o1777), LayerEntry("www")]
     return OciImage(TOOLBOX_IMAGE, (write_layer(entries, target),), command=("sleep", "2147483647"))

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network
 
 from capn import names
+from capn.build.kubeadm import API_PORT
 from capn.build.kubeconfig import parse_kubeconfig
 from capn.build.report import encode_report
 from capn.errors import NotFoundError, TransientError, UnreachableError
@@ -36,8 +37,6 @@ from capn.providers.checks import (
 )
 from capn.providers.memory_world import ChildClient, MemoryWorld, SimulatedCluster, SimulatedMachine
 from capn.settings import MemoryEndpoint
-
-API_PORT = 6443
 
 
 def _utc_now() -> datetime:

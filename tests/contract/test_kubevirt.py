@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from capn.build.kubevirt_objects import INITRD_PATH, KERNEL_PATH
 from capn.build.report import encode_report
-from capn.image.containerdisk import INITRD_PATH, KERNEL_PATH, containerdisk_name
+from capn.image.containerdisk import containerdisk_name
 from tests.contract.provider_guest import REPORT, build_image
 from tests.harness.kubevirt_ground import Ground
 

@@ -12,11 +12,13 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from capn.api.resources import SERVICE, SERVICE_CIDR
-from capn.build.kubevirt_objects import API_PORT, build_api_service
-from capn.errors import ApiStatusError, ConflictError, TransientError
+from capn.build.kubeadm import API_PORT
+from capn.build.kubevirt_objects import build_api_service
+from capn.errors import ApiStatusError, TransientError
 from capn.kube.client import KubeClient
 from capn.providers.base import ClusterRef, ClusterRequest, ObservedCluster
 from capn.providers.checks import check_cidrs
+from capn.providers.kubevirt.adopt import create_or_adopt
 from capn.providers.kubevirt.place import Place, build_cluster_stamp, is_owned, refuse_foreign
 from capn.settings import KubeVirtEndpoint
 
@@ -43,12 +45,7 @@ async def ensure_service(
             service_type=endpoint.service_type,
             cluster_ip=fixed,
         )
-        try:
-            return await client.create(SERVICE, service)
-        except ConflictError:
-            found = await client.get(SERVICE, place.api_service(ref), place.of(ref))
-    if found is None:
-        raise TransientError("the endpoint's Service came and went while it was being made")
+        found = await create_or_adopt(client, SERVICE, service, ref.uid)
     refuse_foreign(found, ref.uid, kind="Service")
     return found
 

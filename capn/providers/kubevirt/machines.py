@@ -19,10 +19,11 @@ from capn.build.kubevirt_objects import (
     build_seed_secret,
     build_virtual_machine,
 )
-from capn.errors import ConflictError, TerminalError, TransientError
+from capn.errors import TerminalError, TransientError
 from capn.kube.client import KubeClient
 from capn.providers.base import MachineRef, MachineRequest, MachineState
 from capn.providers.checks import build_machine_vanished, image_name
+from capn.providers.kubevirt.adopt import create_or_adopt
 from capn.providers.kubevirt.console import list_pods
 from capn.providers.kubevirt.place import Place, build_stamp, is_owned, refuse_foreign
 from capn.providers.kubevirt.views import compute_state
@@ -42,14 +43,16 @@ async def ensure_node_service(client: KubeClient, place: Place, ref: MachineRef)
     name, namespace = place.node_service(ref), place.of(ref.cluster)
     service = await client.get(SERVICE, name, namespace)
     if service is None:
-        try:
-            service = await client.create(SERVICE, build_node_service(namespace, name, build_stamp(ref)))
-        except ConflictError:
-            service = await client.get(SERVICE, name, namespace)
-    if service is None:
-        raise TransientError("the node's Service came and went while it was being made")
+        made = build_node_service(namespace, name, build_stamp(ref))
+        service = await create_or_adopt(client, SERVICE, made, ref.uid)
     refuse_foreign(service, ref.uid, kind="Service")
     return str(service["spec"]["clusterIP"])
+
+
+async def find_address(client: KubeClient, place: Place, ref: MachineRef) -> str | None:
+    """The machine's node address; None when its Service is not there or not ours."""
+    service = await client.get(SERVICE, place.node_service(ref), place.of(ref.cluster))
+    return str(service["spec"]["clusterIP"]) if service is not None and is_owned(service, ref.uid) else None
 
 
 async def make_vm(
@@ -60,7 +63,7 @@ async def make_vm(
     if request.bootstrap_data is None:
         raise build_machine_vanished()
     seed = build_seed_secret(namespace, place.seed(ref), build_stamp(ref), request.bootstrap_data)
-    await _create(client, SECRET, seed, ref.uid)
+    await create_or_adopt(client, SECRET, seed, ref.uid)
     vm = build_virtual_machine(
         VirtualMachineInput(
             namespace=namespace,
@@ -82,7 +85,7 @@ async def make_vm(
             seed=place.seed(ref),
         )
     )
-    return await _create(client, VIRTUAL_MACHINE, vm, ref.uid)
+    return await create_or_adopt(client, VIRTUAL_MACHINE, vm, ref.uid)
 
 
 async def revive_vm(
@@ -154,16 +157,3 @@ async def _delete(client: KubeClient, resource: Resource, name: str, namespace: 
         await client.delete(resource, name, namespace, uid=found["metadata"]["uid"])
         return await client.get(resource, name, namespace) is not None
     return True
-
-
-async def _create(client: KubeClient, resource: Resource, obj: dict[str, Any], uid: str) -> dict[str, Any]:
-    """Create, or adopt what a call before a crash has made."""
-    try:
-        return await client.create(resource, obj)
-    except ConflictError:
-        meta = obj["metadata"]
-        found = await client.get(resource, meta["name"], meta["namespace"])
-        if found is None:
-            raise TransientError(f"{resource.kind} {meta['name']} came and went while it was being made") from None
-        refuse_foreign(found, uid, kind=resource.kind)
-        return found

@@ -88,7 +88,9 @@ class KubeVirtProvider:
         """The VM, or None."""
         client = await self._client()
         vm = await machines.find_vm(client, self._place, ref)
-        return None if vm is None else await self._observe(client, ref, vm)
+        if vm is None:
+            return None
+        return await self._observe(client, ref, vm, await machines.find_address(client, self._place, ref))
 
     async def plan_machine(self, request: MachineRequest) -> None:
         """Refuse an image that the settings do not list; room on the hosts is the scheduler's to find."""
@@ -100,7 +102,7 @@ class KubeVirtProvider:
         client, ref = await self._client(), request.ref
         if await api_endpoint.find_service(client, self._place, ref.cluster) is None:
             raise TransientError("the cluster's network endpoint is not there yet", reason="WaitingForNetwork")
-        await machines.ensure_node_service(client, self._place, ref)
+        address = await machines.ensure_node_service(client, self._place, ref)
         vm: dict[str, Any] | None = await machines.find_vm(client, self._place, ref)
         if vm is None:
             vm = await machines.make_vm(client, self._place, self._endpoint, request)
@@ -108,7 +110,7 @@ class KubeVirtProvider:
             vm = await machines.revive_vm(client, self._endpoint, request, vm)
         if vm is None:
             raise TransientError("the VM has ended before its bootstrap; making it anew", reason="MachineStarting")
-        return await self._observe(client, ref, vm)
+        return await self._observe(client, ref, vm, address)
 
     async def release_bootstrap_data(self, ref: MachineRef) -> None:
         """Take the seed out of the machine and empty its Secret."""
@@ -144,7 +146,9 @@ class KubeVirtProvider:
                 self._connected = await self._connect()
             return self._connected
 
-    async def _observe(self, client: KubeVirtClient, ref: MachineRef, vm: dict[str, Any]) -> ObservedMachine:
+    async def _observe(
+        self, client: KubeVirtClient, ref: MachineRef, vm: dict[str, Any], address: str | None
+    ) -> ObservedMachine:
         """What the VM is; instance and pods are asked only while it does not run."""
         state, problem = compute_state(vm), None
         if state is not MachineState.RUNNING:
@@ -152,15 +156,13 @@ class KubeVirtProvider:
             instance = await client.get(VIRTUAL_MACHINE_INSTANCE, self._place.machine(ref), namespace)
             problem = find_problem(vm, instance, await list_pods(client, namespace, ref))
         cluster = ref.cluster
-        service = await client.get(SERVICE, self._place.node_service(ref), self._place.of(cluster))
-        owned = service if service is not None and is_owned(service, ref.uid) else None
         provider_id = names.build_provider_id(
             self.kind, namespace=cluster.namespace, cluster=cluster.name, machine=ref.name, machine_uid=ref.uid
         )
         return ObservedMachine(
             provider_id=provider_id,
             state=state,
-            addresses=(str(owned["spec"]["clusterIP"]),) if owned else (),
+            addresses=(address,) if address else (),
             seed_attached=has_seed(vm),
             problem=problem,
         )

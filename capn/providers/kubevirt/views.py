@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from capn.api.conditions import find_condition
 from capn.providers.base import MachineState, Problem
 
 Json = Mapping[str, Any]
@@ -117,8 +118,8 @@ def _status(obj: Json) -> Json:
 
 
 def _condition(obj: Json | None, kind: str) -> Json:
-    conditions = _status(obj or {}).get("conditions") or ()
-    return next((condition for condition in conditions if condition.get("type") == kind), {})
+    """The condition, or an empty one."""
+    return find_condition(obj or {}, kind) or {}
 
 
 def _clip(message: str) -> str:

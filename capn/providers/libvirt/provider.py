@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 
 from capn import names
 from capn.build.cloudinit import build_meta_data
+from capn.build.kubeadm import API_PORT
 from capn.build.kubeconfig import parse_kubeconfig
 from capn.kube.child import connect_child
 from capn.kube.client import KubeClient
@@ -32,7 +33,6 @@ from capn.providers.libvirt.events import ChangeFeed
 from capn.providers.libvirt.image_store import Progress, StoredImage
 from capn.settings import LibvirtEndpoint
 
-API_PORT = 6443
 # Making a VM: volumes, definition and start; seconds, but a busy host with emulated guests is slow at everything.
 _MACHINE_TIMEOUT_S = 180.0
 _UPLOAD_TIMEOUT_S = 1800.0
