@@ -83,11 +83,22 @@ class KubeVirtEndpoint(_Strict):
         default="root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.show_status=false",
         description="The guest's kernel command line; under software emulation add tsc=reliable.",
     )
-    root_disk: Literal["containerDisk", "dataVolume"] = Field(
-        default="containerDisk",
-        description="containerDisk: on the host, ends with the VM; dataVolume: a volume of its own, needs CDI.",
+    root_disk: Literal["auto", "containerDisk", "dataVolume", "persistentVolumeClaim"] = Field(
+        default="auto",
+        description="containerDisk: on the host, ends with the VM; dataVolume: a volume that CDI fills from the image;"
+        " persistentVolumeClaim: a volume that the storage driver clones from volume_source; auto: dataVolume where CDI"
+        " and a StorageClass are, else containerDisk. Machines that exist keep what they have.",
     )
     storage_class: str | None = Field(default=None, description="StorageClass of dataVolume disks; none: the default.")
+    image_gib: int = Field(
+        default=64,
+        ge=1,
+        description="Size of the image's disk (`capn image containerdisk --disk-gib`): a dataVolume is not smaller.",
+    )
+    volume_source: str | None = Field(
+        default=None,
+        description="PersistentVolumeClaim beside the VMs with a node's disk, to be cloned; {name} as in image.",
+    )
     eviction_strategy: Literal["None", "LiveMigrate", "LiveMigrateIfPossible", "External"] = Field(
         default="LiveMigrateIfPossible", description="What a drain of the host does to a VM."
     )
@@ -105,15 +116,16 @@ class KubeVirtEndpoint(_Strict):
         default=(), description="Networks that no child may overlap: the parent's pods and hosts."
     )
 
-    @property
-    def persistent(self) -> bool:
-        """Whether a VM's disk outlives its launcher pod."""
-        return self.root_disk != "containerDisk"
-
     @model_validator(mode="after")
     def _check_node_port(self) -> Self:
         if self.service_type == "NodePort" and not self.endpoint_host:
             raise ValueError("endpoint_host must name a host (or what leads to one) when service_type is NodePort")
+        return self
+
+    @model_validator(mode="after")
+    def _check_volume_source(self) -> Self:
+        if self.root_disk == "persistentVolumeClaim" and not self.volume_source:
+            raise ValueError("volume_source must name the claim to clone when root_disk is persistentVolumeClaim")
         return self
 
 

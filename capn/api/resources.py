@@ -34,6 +34,7 @@ NODE = Resource("", "v1", "nodes", "Node", namespaced=False)
 NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 POD = Resource("", "v1", "pods", "Pod")
 SERVICE = Resource("", "v1", "services", "Service")
+PERSISTENT_VOLUME_CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 SERVICE_ACCOUNT = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 EVENT = Resource("events.k8s.io", "v1", "events", "Event")
 LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
@@ -42,6 +43,8 @@ DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
 SERVICE_CIDR = Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", namespaced=False)
 VIRTUAL_MACHINE = Resource("kubevirt.io", "v1", "virtualmachines", "VirtualMachine")
 VIRTUAL_MACHINE_INSTANCE = Resource("kubevirt.io", "v1", "virtualmachineinstances", "VirtualMachineInstance")
+DATA_VOLUME = Resource("cdi.kubevirt.io", "v1beta1", "datavolumes", "DataVolume")
+STORAGE_CLASS = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 CLUSTER_ROLE = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
 CLUSTER_ROLE_BINDING = Resource(
     "rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False
@@ -53,6 +56,6 @@ BY_KIND = {
     for resource in (
         NESTED_CLUSTER, NESTED_MACHINE, SECRET, CONFIG_MAP, NODE, NAMESPACE, POD, SERVICE, SERVICE_ACCOUNT, EVENT,
         LEASE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, SERVICE_CIDR, DAEMON_SET, DEPLOYMENT, CLUSTER_ROLE,
-        CLUSTER_ROLE_BINDING, CRD,
+        CLUSTER_ROLE_BINDING, CRD, PERSISTENT_VOLUME_CLAIM, DATA_VOLUME, STORAGE_CLASS,
     )
 }  # fmt: skip

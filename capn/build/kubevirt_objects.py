@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from capn import names
 from capn.build.kubeadm import API_PORT
+from capn.build.quantity import parse_quantity
 
 KUBEVIRT_API = "kubevirt.io/v1"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -39,7 +40,7 @@ _NODE_PORTS: tuple[tuple[str, int, Literal["TCP", "UDP"]], ...] = (
 # The API server of an emulated machine may be slow to accept for a while without being gone.
 _PROBE = {"periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 6}
 
-RootDisk = Literal["containerDisk", "dataVolume"]
+RootDisk = Literal["containerDisk", "dataVolume", "persistentVolumeClaim"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,10 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class VirtualMachineInput:
-    """A machine's VM. `seed` is the Secret with the bootstrap data; None when the machine is past its bootstrap."""
+    """A machine's VM. `seed` is the Secret with the bootstrap data; None when the machine is past its bootstrap.
+
+    `volume` is the name of the disk's volume where the disk is one: a new one for each machine, not for each name.
+    """
 
     namespace: str
     name: str
@@ -70,6 +74,7 @@ class VirtualMachineInput:
     memory_mib: int
     disk_gib: int
     image: str
+    volume: str
     pull_policy: str
     kernel_args: str
     root_disk: RootDisk
@@ -169,7 +174,7 @@ def build_node_service(namespace: str, name: str, stamp: Stamp) -> dict[str, Any
 def build_virtual_machine(vm: VirtualMachineInput) -> dict[str, Any]:
     """The VirtualMachine. A disk that ends with its launcher pod is run once; one that persists, always."""
     spec: dict[str, Any] = {
-        "runStrategy": "Always" if vm.root_disk == "dataVolume" else "Once",
+        "runStrategy": "Once" if vm.root_disk == "containerDisk" else "Always",
         "template": {
             "metadata": {"labels": build_labels(vm.stamp) | {names.LABEL_ROLE: vm.role}},
             "spec": _build_instance(vm),
@@ -181,7 +186,31 @@ def build_virtual_machine(vm: VirtualMachineInput) -> dict[str, Any]:
     return {"apiVersion": KUBEVIRT_API, "kind": "VirtualMachine", "metadata": meta, "spec": spec}
 
 
-def build_release_patch(vm: Mapping[str, Any], *, ephemeral: bool) -> dict[str, Any] | None:
+def build_volume_claim(
+    namespace: str, name: str, stamp: Stamp, source: Mapping[str, Any], *, disk_gib: int
+) -> dict[str, Any]:
+    """A claim that the storage driver fills with a clone of the claim `source`, as a server returned that one.
+
+    What a clone must have in common with its source is taken from there. Not smaller than `disk_gib`, nor than the
+    source (`size` there is a Kubernetes quantity, kept as it is when it is the larger one).
+    """
+    found = source["spec"]
+    wanted, given = f"{disk_gib}Gi", str(found["resources"]["requests"]["storage"])
+    size = wanted if parse_quantity(wanted) > parse_quantity(given) else given
+    spec = {key: found[key] for key in ("accessModes", "volumeMode", "storageClassName") if key in found}
+    spec["resources"] = {"requests": {"storage": size}}
+    spec["dataSource"] = {"kind": "PersistentVolumeClaim", "name": source["metadata"]["name"]}
+    meta = build_metadata(namespace, name, stamp)
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
+
+
+def is_persistent(vm: Mapping[str, Any]) -> bool:
+    """Whether the VirtualMachine's disk outlives its launcher pod, whatever the settings have become since."""
+    volumes = vm["spec"]["template"]["spec"].get("volumes") or ()
+    return not any("containerDisk" in volume for volume in volumes)
+
+
+def build_release_patch(vm: Mapping[str, Any]) -> dict[str, Any] | None:
     """The merge patch that takes the seed out of a VirtualMachine; None when it has none any more.
 
     A VM whose disk ends with its pod is not started anew from then on: it would be an empty machine of the same name.
@@ -193,7 +222,7 @@ def build_release_patch(vm: Mapping[str, Any], *, ephemeral: bool) -> dict[str, 
     devices = instance["domain"]["devices"]
     disks = [disk for disk in devices.get("disks") or () if disk["name"] != SEED]
     template = {"spec": {"volumes": volumes, "domain": {"devices": {"disks": disks}}}}
-    return {"spec": {"template": template, **({"runStrategy": "Manual"} if ephemeral else {})}}
+    return {"spec": {"template": template, **({} if is_persistent(vm) else {"runStrategy": "Manual"})}}
 
 
 def has_seed(vm: Mapping[str, Any]) -> bool:
@@ -205,7 +234,9 @@ def has_seed(vm: Mapping[str, Any]) -> bool:
 def _build_instance(vm: VirtualMachineInput) -> dict[str, Any]:
     root: dict[str, Any] = {"name": ROOT}
     if vm.root_disk == "dataVolume":
-        root["dataVolume"] = {"name": f"{vm.name}-root"}
+        root["dataVolume"] = {"name": vm.volume}
+    elif vm.root_disk == "persistentVolumeClaim":
+        root["persistentVolumeClaim"] = {"claimName": vm.volume}
     else:
         root["containerDisk"] = {"image": vm.image, "imagePullPolicy": vm.pull_policy, **_pull_secret(vm)}
     volumes, disks = [root], [_disk(ROOT)]
@@ -269,7 +300,7 @@ def _build_data_volume(vm: VirtualMachineInput) -> dict[str, Any]:
     if vm.storage_class is not None:
         storage["storageClassName"] = vm.storage_class
     return {
-        "metadata": {"name": f"{vm.name}-root", "labels": build_labels(vm.stamp)},
+        "metadata": {"name": vm.volume, "labels": build_labels(vm.stamp)},
         "spec": {"source": {"registry": {"url": f"docker://{vm.image}", "pullMethod": "node"}}, "storage": storage},
     }
 

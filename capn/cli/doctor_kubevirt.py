@@ -14,14 +14,12 @@ from capn.api.resources import NODE, VIRTUAL_MACHINE, Resource
 from capn.cli.findings import Finding
 from capn.errors import ApiStatusError, CapnError, NotFoundError
 from capn.kube.client import KubeClient
+from capn.providers.kubevirt.storage import find_storage
 from capn.settings import KubeVirtEndpoint
 
 KUBEVIRT = Resource("kubevirt.io", "v1", "kubevirts", "KubeVirt")
-STORAGE_CLASS = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
-DATA_VOLUME = Resource("cdi.kubevirt.io", "v1beta1", "datavolumes", "DataVolume")
 # The first version whose launcher pods print the guest's console.
 _OLDEST = (1, 1)
-_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
 async def examine_kubevirt(name: str, endpoint: KubeVirtEndpoint, client: KubeClient) -> list[Finding]:
@@ -37,7 +35,7 @@ async def examine_kubevirt(name: str, endpoint: KubeVirtEndpoint, client: KubeCl
     kubevirt = installed[0]
     findings = [_check_version(title, kubevirt), await _check_access(title, client)]
     findings.append(await _check_acceleration(title, kubevirt, client))
-    if endpoint.persistent:
+    if endpoint.root_disk in ("auto", "dataVolume"):
         findings.append(await _check_storage(title, endpoint, client))
     return findings
 
@@ -83,22 +81,22 @@ async def _check_acceleration(title: str, kubevirt: Mapping[str, Any], client: K
 
 async def _check_storage(title: str, endpoint: KubeVirtEndpoint, client: KubeClient) -> Finding:
     title = f"{title}: storage"
-    try:
-        await client.list(DATA_VOLUME)
-    except CapnError:
-        fix = "install the Containerized Data Importer, or set the endpoint's root_disk to containerDisk"
-        return Finding(title, ok=False, found="no DataVolumes in that cluster", fix=fix)
-    try:
-        classes = (await client.list(STORAGE_CLASS)).items
-    except CapnError as error:
-        return Finding(title, ok=True, found=f"DataVolumes; StorageClasses cannot be listed ({error})")
-    known = [item["metadata"]["name"] for item in classes]
-    default = [item for item in classes if (item["metadata"].get("annotations") or {}).get(_DEFAULT_CLASS) == "true"]
     wanted = endpoint.storage_class
-    if (wanted in known) if wanted else default:
-        return Finding(title, ok=True, found=f"DataVolumes, StorageClass {wanted or default[0]['metadata']['name']}")
-    fix = f"set the endpoint's storage_class to one of: {', '.join(known) or 'none there is'}"
-    return Finding(title, ok=False, found=f"no StorageClass {wanted or 'by default'}", fix=fix)
+    try:
+        storage = await find_storage(client, endpoint.namespace)
+    except CapnError as error:
+        fix = "give this user the rights of config/kubevirt/role.yaml"
+        return Finding(title, ok=False, found=f"it cannot be asked for: {error}", fix=fix)
+    if storage.offers(wanted):
+        return Finding(title, ok=True, found=f"DataVolumes, StorageClass {wanted or storage.default}")
+    if not storage.imports:
+        found, fix = "no DataVolumes in that cluster", "install the Containerized Data Importer"
+    else:
+        found = f"no StorageClass {wanted or 'by default'}"
+        fix = f"set the endpoint's storage_class to one of: {', '.join(storage.classes) or 'none there is'}"
+    if endpoint.root_disk == "auto" and not wanted:
+        return Finding(title, ok=True, found=f"{found}: disks are containerDisks and end with their VM")
+    return Finding(title, ok=False, found=found, fix=f"{fix}, or set its root_disk to containerDisk")
 
 
 def _allocatable(node: Mapping[str, Any], resource: str) -> int:

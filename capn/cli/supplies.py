@@ -55,11 +55,11 @@ def build_node_image(version: str) -> None:
         report(f"digest {image.digest[:12]} in {image.disk.parent}")
 
 
-def build_containerdisk(version: str, output: Path | None) -> None:
+def build_containerdisk(version: str, output: Path | None, *, disk_gib: int) -> None:
     """Make the node image as a container image if it is missing, and copy its archive to `output`."""
     progress = make_progress()
     with progress.step(f"Packing the node image {version} as a containerDisk") as report:
-        archive = asyncio.run(ensure_containerdisk(version, report))
+        archive = asyncio.run(ensure_containerdisk(version, report, disk_gib=disk_gib))
         if output is not None:
             shutil.copyfile(archive, output)
     path = output or archive

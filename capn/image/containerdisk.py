@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from capn.build.kubevirt_objects import INITRD_PATH, KERNEL_PATH
+from capn.errors import InvalidSpecError
 from capn.image import oci
 from capn.image.catalogue import DISK_NAME
 from capn.image.debian import REASON
@@ -27,6 +28,7 @@ from capn.providers.images import NodeImage
 
 REPOSITORY = "capn.dev/node"
 # A containerDisk cannot be enlarged where it runs, so the image brings the room: the qcow2 grows with what is written.
+# One that is copied into volumes can be smaller: a volume has at least the image's size.
 DISK_GIB = 64
 _FILE_MODE = 0o440
 
@@ -36,33 +38,39 @@ def containerdisk_name(version: str) -> str:
     return f"{REPOSITORY}:{version}"
 
 
-async def build_containerdisk(image: NodeImage, *, cache: Path, report: Report) -> Path:
-    """The archive for this node image, made if missing (it copies the disk twice: seconds)."""
-    target = cache / "images" / "containerdisk" / f"{image.version}-{_digest(image)[:12]}.tar"
+async def build_containerdisk(image: NodeImage, *, cache: Path, report: Report, disk_gib: int = DISK_GIB) -> Path:
+    """The archive for this node image, made if missing (it copies the disk twice: seconds).
+
+    InvalidSpecError when the node image does not fit on a disk of that size.
+    """
+    if disk_gib << 30 < image.minimum_disk_bytes:
+        least = -(-image.minimum_disk_bytes >> 30)
+        raise InvalidSpecError("--disk-gib", f"the node image needs {least} GiB at least")
+    target = cache / "images" / "containerdisk" / f"{image.version}-{_digest(image, disk_gib)[:12]}.tar"
     lock = cache / "locks" / f"containerdisk-{target.stem}.lock"
     async with file_lock(lock, on_wait=lambda: report("containerDisk: waiting for another capn")):
         if not target.is_file():
             report(f"containerDisk {containerdisk_name(image.version)} of the node image {image.digest[:12]}")
-            await _write(image, target)
+            await _write(image, target, disk_gib)
             report(f"containerDisk: {target.stat().st_size / 2**30:.2f} GiB")
     return target
 
 
-def _digest(image: NodeImage) -> str:
+def _digest(image: NodeImage, disk_gib: int) -> str:
     """Hex digest of the node image and of the code that packs it."""
-    digest = hashlib.sha256(f"{image.digest}{KERNEL_PATH}{INITRD_PATH}".encode())
+    digest = hashlib.sha256(f"{image.digest} {KERNEL_PATH} {INITRD_PATH} {disk_gib}".encode())
     for module in (__file__, str(oci.__file__)):
         digest.update(Path(module).read_bytes())
     return digest.hexdigest()
 
 
-async def _write(image: NodeImage, target: Path) -> None:
+async def _write(image: NodeImage, target: Path, disk_gib: int) -> None:
     work = target.parent / f".work-{secrets.token_hex(4)}"
     work.mkdir(parents=True)
     try:
         disk = work / DISK_NAME
         await asyncio.to_thread(shutil.copyfile, image.disk, disk)
-        grown = await run(["qemu-img", "resize", "-q", "-f", "qcow2", str(disk), f"{DISK_GIB}G"])
+        grown = await run(["qemu-img", "resize", "-q", "-f", "qcow2", str(disk), f"{disk_gib}G"])
         grown.require_success("enlarging the disk of the node image", reason=REASON)
         await asyncio.to_thread(_pack, image, disk, work)
         (work / "archive.tar").rename(target)

@@ -16,7 +16,14 @@ from typing import Any, Protocol
 import libvirt
 
 from capn import names
-from capn.api.resources import POD, SECRET, SERVICE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE
+from capn.api.resources import (
+    PERSISTENT_VOLUME_CLAIM,
+    POD,
+    SECRET,
+    SERVICE,
+    VIRTUAL_MACHINE,
+    VIRTUAL_MACHINE_INSTANCE,
+)
 from capn.build.cloudinit import BootstrapMode, UserDataInput, build_user_data
 from capn.build.kubeadm import ClusterConfigInput, NodeInput, build_init_config
 from capn.build.kubevirt_objects import LABEL_CLUSTER_ID
@@ -33,12 +40,14 @@ from capn.providers.kubevirt.provider import KubeVirtProvider
 from capn.providers.libvirt.provider import LibvirtProvider
 from capn.providers.memory import MemoryProvider
 from capn.settings import KubeVirtEndpoint, LibvirtEndpoint, MemoryEndpoint
+from tests.harness.cloning_driver import SOURCE, CloningDriver
 from tests.harness.kubevirt_ground import Ground
 from tests.harness.kubevirt_world import KubeVirtWorld
 
 VERSION = "v1.99.0"
 # In the bootstrap data of every machine here; it must turn up nowhere but in the seed.
 CANARY = "canary-5f1d7c0e9b"
+_KINDS = (VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, POD, SERVICE, SECRET, PERSISTENT_VOLUME_CLAIM)
 
 
 def cluster_ref(name: str = "demo", *, uid: str | None = None) -> ClusterRef:
@@ -185,11 +194,13 @@ class SimulatedKubeVirtRig:
     """The provider on the double of a cluster with KubeVirt."""
 
     collides = "10.0.0.0/8"
-    disk_survives = False
     knows_memory = False
 
-    def __init__(self, world: KubeVirtWorld, endpoint: KubeVirtEndpoint | None = None) -> None:
+    def __init__(
+        self, world: KubeVirtWorld, endpoint: KubeVirtEndpoint | None = None, *, disk_survives: bool = False
+    ) -> None:
         self.world = world
+        self.disk_survives = disk_survives
         self.endpoint = endpoint or KubeVirtEndpoint(versions=(VERSION,))
         self.provider = self._open()
 
@@ -218,27 +229,37 @@ class SimulatedKubeVirtRig:
         await self.provider.close()
 
 
+def build_disk(driver: CloningDriver | None) -> dict[str, Any]:
+    """Settings for disks that are claims, or none."""
+    return {"root_disk": "persistentVolumeClaim", "volume_source": SOURCE} if driver else {}
+
+
 class KubeVirtRig:
     """The provider on real KubeVirt, by an account that has the rights of config/kubevirt and no others."""
 
     collides = "198.18.0.0/15"
-    disk_survives = False
     knows_memory = False
 
-    def __init__(self, ground: Ground, account: HttpKubeClient, admin: HttpKubeClient) -> None:
+    def __init__(
+        self, ground: Ground, account: HttpKubeClient, admin: HttpKubeClient, driver: CloningDriver | None = None
+    ) -> None:
         self.ground = ground
         self.admin = admin
         self.account = account
+        self.driver = driver
+        self.disk_survives = driver is not None
         self.endpoint = KubeVirtEndpoint(
-            versions=(VERSION,), image_pull_policy="Never", kernel_args="console=ttyS0", grace_s=0
+            versions=(VERSION,), image_pull_policy="Never", kernel_args="console=ttyS0", grace_s=0, **build_disk(driver)
         )
         self.provider = self._open()
 
     @classmethod
-    async def open(cls, ground: Ground) -> KubeVirtRig:
-        """Connect as the controller and as the administrator."""
-        account = await connect_kubeconfig(ground.make_account("contract"))
-        return cls(ground, account, await connect_kubeconfig(ground.parent.kubeconfig))
+    async def open(cls, ground: Ground, *, volumes: bool = False) -> KubeVirtRig:
+        """Connect as the controller and as the administrator; `volumes`: disks are claims, not containerDisks."""
+        account = await connect_kubeconfig(ground.make_account("contract", volumes=volumes))
+        admin = await connect_kubeconfig(ground.parent.kubeconfig)
+        driver = await CloningDriver.start(admin, ground.directory / "volumes") if volumes else None
+        return cls(ground, account, admin, driver)
 
     def _open(self) -> KubeVirtProvider:
         async def connect() -> HttpKubeClient:
@@ -270,13 +291,15 @@ class KubeVirtRig:
 
     async def inventory(self) -> tuple[object, ...]:
         found: list[list[object]] = []
-        for resource in (VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, POD, SERVICE, SECRET):
+        for resource in _KINDS:
             items = (await self.admin.list(resource, namespace="tenant", label_selector=LABEL_CLUSTER_ID)).items
             found.append([(item["metadata"]["name"], item["metadata"]["uid"]) for item in items])
         return tuple(found)
 
     async def close(self) -> None:
         await self.provider.close()
+        if self.driver is not None:
+            await self.driver.stop()
         await self.account.close()
         await self.admin.close()
 
@@ -284,7 +307,7 @@ class KubeVirtRig:
 async def list_kubevirt(client: KubeClient) -> tuple[list[object], ...]:
     """Names, UIDs and specs of all objects of this provider, by kind."""
     found: list[list[object]] = []
-    for resource in (VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, POD, SERVICE, SECRET):
+    for resource in _KINDS:
         items = (await client.list(resource, namespace="tenant", label_selector=f"{LABEL_CLUSTER_ID}")).items
         found.append([(item["metadata"]["name"], item["metadata"]["uid"], item.get("spec")) for item in items])
     return tuple(found)

@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 
 from capn import names
+from capn.api.resources import PERSISTENT_VOLUME_CLAIM
 from capn.build.report import Report, ReportParser
 from capn.dev.hypervisor import Hypervisor
 from capn.errors import InvalidSpecError, NotFoundError, TerminalError, TransientError
 from capn.providers.base import ClusterRef, MachineRef, MachineRequest, MachineState, ObservedMachine, Provider
+from capn.settings import KubeVirtEndpoint
 from tests.contract.provider_guest import build_image
 from tests.contract.provider_rigs import (
+    VERSION,
     KubeVirtRig,
     LibvirtRig,
     MemoryRig,
@@ -29,6 +32,7 @@ from tests.contract.provider_rigs import (
     control_plane,
     worker,
 )
+from tests.harness.cloning_driver import SOURCE, build_source
 from tests.harness.kubevirt_world import KubeVirtWorld
 
 pytestmark = pytest.mark.timeout(600)
@@ -42,6 +46,7 @@ ESSENTIAL = {
     "test_a_vm_that_dies_is_announced",
     "test_observing_writes_nothing",
 }
+ESSENTIAL_OF_VOLUMES = {"test_bootstrap_data_is_released_once_and_for_all"}
 _LIMIT_S = 240.0
 _POLL_S = 0.1
 
@@ -59,8 +64,10 @@ def hypervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hypervisor]
     params=[
         "memory",
         "simulated-kubevirt",
+        "simulated-kubevirt-volumes",
         pytest.param("libvirt", marks=pytest.mark.libvirt),
         pytest.param("kubevirt", marks=pytest.mark.kubevirt),
+        pytest.param("kubevirt-volumes", marks=pytest.mark.kubevirt),
     ]
 )
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
@@ -71,9 +78,18 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
         world = KubeVirtWorld()
         await world.prepare()
         rig = SimulatedKubeVirtRig(world)
+    elif request.param == "simulated-kubevirt-volumes":
+        world = KubeVirtWorld()
+        await world.prepare()
+        await world.create(PERSISTENT_VOLUME_CLAIM, build_source("tenant"))
+        endpoint = KubeVirtEndpoint(versions=(VERSION,), root_disk="persistentVolumeClaim", volume_source=SOURCE)
+        rig = SimulatedKubeVirtRig(world, endpoint, disk_survives=True)
     elif request.param == "kubevirt":
-        skip_unless_essential(request)
+        skip_unless(request, ESSENTIAL)
         rig = await KubeVirtRig.open(request.getfixturevalue("ground"))
+    elif request.param == "kubevirt-volumes":
+        skip_unless(request, ESSENTIAL_OF_VOLUMES)
+        rig = await KubeVirtRig.open(request.getfixturevalue("ground"), volumes=True)
     else:
         rig = LibvirtRig(request.getfixturevalue("hypervisor"), OneImage(build_image(tmp_path / "image")))
     try:
@@ -89,9 +105,9 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
         await rig.close()
 
 
-def skip_unless_essential(request: pytest.FixtureRequest) -> None:
+def skip_unless(request: pytest.FixtureRequest, essential: set[str]) -> None:
     """A VM on KubeVirt takes ten times as long as one on libvirt: CI proves what differs, `make test-kubevirt` all."""
-    if WHOLE not in os.environ and request.node.originalname not in ESSENTIAL:
+    if WHOLE not in os.environ and request.node.originalname not in essential:
         pytest.skip(f"{WHOLE} is not set: the whole contract on real KubeVirt is `make test-kubevirt`")
 
 

@@ -39,12 +39,14 @@ class Ground:
         archive = self.runner.run(build_containerdisk(image, cache=cache or self.directory / "cache", report=print))
         self.runner.run(self.node.import_images(archive, print))
 
-    def make_account(self, name: str) -> Path:
-        """A kubeconfig with the rights of config/rbac and config/kubevirt and no others."""
+    def make_account(self, name: str, *, volumes: bool = False) -> Path:
+        """A kubeconfig with the rights of config/rbac and config/kubevirt (and role_volumes.yaml) and no others."""
         self.kubectl("apply", "-f", str(REPO / "config/default/namespace.yaml"))
         self.kubectl("apply", "-k", str(REPO / "config/rbac"))
         for part in ("role.yaml", "role_binding.yaml"):
             self.kubectl("apply", "-f", str(REPO / "config/kubevirt" / part))
+        optional = str(REPO / "config/kubevirt/role_volumes.yaml")
+        self.kubectl(*(("apply",) if volumes else ("delete", "--ignore-not-found")), "-f", optional)
         config = yaml.safe_load(self.parent.kubeconfig.read_text())
         token = self.kubectl("create", "token", "capn-controller", "-n", "capn-system", "--duration=6h").strip()
         config["users"][0]["user"] = {"token": token}

@@ -10,9 +10,17 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from capn.api.resources import POD, SERVICE, SERVICE_CIDR, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, Resource
+from capn.api.resources import (
+    DATA_VOLUME,
+    POD,
+    SERVICE,
+    SERVICE_CIDR,
+    VIRTUAL_MACHINE,
+    VIRTUAL_MACHINE_INSTANCE,
+    Resource,
+)
 from capn.build.report import Report, ReportState, encode_report
-from capn.errors import ApiStatusError
+from capn.errors import ApiStatusError, NotFoundError
 from capn.kube.client import ObjectList
 from capn.kube.memory import MemoryKubeClient
 
@@ -23,12 +31,15 @@ REPORT = Report(stage="kubeadm/etcd", state=ReportState.RUNNING, seq=7)
 class KubeVirtWorld(MemoryKubeClient):
     """One simulated cluster; `hold` keeps new VMs from starting, as a full cluster does.
 
-    `refusals` is how many lists of VMs are still to be refused, as by an API server that has just begun.
+    It has CDI when `imports`. `refusals` is how many lists of VMs are still to be refused, as by an API server that has
+    just begun.
     """
 
     def __init__(self) -> None:
         super().__init__(uid_seed="kubevirt")
         self.hold = False
+        self.imports = False
+        self._returning: dict[str, asyncio.Future[None]] = {}
         self.refusals = 0
         self._addresses = 10
         self._virt = self.as_manager("virt-controller")
@@ -55,6 +66,8 @@ class KubeVirtWorld(MemoryKubeClient):
         if resource is VIRTUAL_MACHINE and self.refusals:
             self.refusals -= 1
             raise ApiStatusError(403, "virtualmachines.kubevirt.io is forbidden", reason="Forbidden")
+        if resource is DATA_VOLUME and not self.imports:
+            raise NotFoundError("list datavolumes: the server could not find the requested resource")
         return await super().list(resource, namespace=namespace, label_selector=label_selector)
 
     async def merge_patch(
@@ -95,9 +108,20 @@ class KubeVirtWorld(MemoryKubeClient):
         await self._virt.apply(VIRTUAL_MACHINE_INSTANCE, obj, subresource="status")
 
     async def stop(self, name: str, namespace: str) -> None:
-        """The guest powers off: instance and pod stay as what has ended, the pod's log ends."""
+        """The guest powers off: what has ended stays, the pod's log ends. A VM that runs `Always` comes back."""
         await self.end(name, namespace, phase="Succeeded")
-        await self.set_status(name, namespace, {"printableStatus": "Stopped", "created": True})
+        vm = await self.get(VIRTUAL_MACHINE, name, namespace) or {"spec": {}}
+        comes_back = vm["spec"].get("runStrategy") == "Always"
+        status = {"printableStatus": "CrashLoopBackOff" if comes_back else "Stopped", "created": True}
+        await self.set_status(name, namespace, status)
+        if comes_back:
+            self._returning[name] = asyncio.ensure_future(self._return(vm))
+
+    async def _return(self, vm: Mapping[str, Any]) -> None:
+        await asyncio.sleep(2)
+        meta = vm["metadata"]
+        if await self.get(VIRTUAL_MACHINE, meta["name"], meta["namespace"]) is not None:
+            await self._start(vm)
 
     async def end(self, name: str, namespace: str, *, phase: str | None) -> None:
         """End an instance; `phase` None: it goes away altogether."""

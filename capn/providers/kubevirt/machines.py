@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from capn import names
-from capn.api.resources import SECRET, SERVICE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, Resource
+from capn.api.resources import (
+    PERSISTENT_VOLUME_CLAIM,
+    SECRET,
+    SERVICE,
+    VIRTUAL_MACHINE,
+    VIRTUAL_MACHINE_INSTANCE,
+    Resource,
+)
 from capn.build.kubevirt_objects import (
     LABEL_VM,
     VirtualMachineInput,
@@ -18,6 +25,7 @@ from capn.build.kubevirt_objects import (
     build_release_patch,
     build_seed_secret,
     build_virtual_machine,
+    is_persistent,
 )
 from capn.errors import TerminalError, TransientError
 from capn.kube.client import KubeClient
@@ -26,6 +34,7 @@ from capn.providers.checks import build_machine_vanished, image_name
 from capn.providers.kubevirt.adopt import create_or_adopt
 from capn.providers.kubevirt.console import list_pods
 from capn.providers.kubevirt.place import Place, build_stamp, is_owned, refuse_foreign
+from capn.providers.kubevirt.storage import choose_root_disk, ensure_volume
 from capn.providers.kubevirt.views import compute_state
 from capn.settings import KubeVirtEndpoint
 
@@ -62,6 +71,9 @@ async def make_vm(
     ref, namespace = request.ref, place.of(request.ref.cluster)
     if request.bootstrap_data is None:
         raise build_machine_vanished()
+    root_disk = await choose_root_disk(client, endpoint, namespace)
+    if root_disk == "persistentVolumeClaim":
+        await ensure_volume(client, place, endpoint, request)
     seed = build_seed_secret(namespace, place.seed(ref), build_stamp(ref), request.bootstrap_data)
     await create_or_adopt(client, SECRET, seed, ref.uid)
     vm = build_virtual_machine(
@@ -72,12 +84,13 @@ async def make_vm(
             role=request.role,
             cpus=request.cpus,
             memory_mib=request.memory_mib,
-            disk_gib=request.disk_gib,
+            disk_gib=max(request.disk_gib, endpoint.image_gib),
             image=endpoint.image.replace("{name}", image_name(request)),
             pull_policy=endpoint.image_pull_policy,
             pull_secret=endpoint.image_pull_secret,
             kernel_args=endpoint.kernel_args,
-            root_disk=endpoint.root_disk,
+            root_disk=root_disk,
+            volume=place.volume(ref),
             storage_class=endpoint.storage_class,
             eviction_strategy=endpoint.eviction_strategy,
             grace_s=endpoint.grace_s,
@@ -88,9 +101,7 @@ async def make_vm(
     return await create_or_adopt(client, VIRTUAL_MACHINE, vm, ref.uid)
 
 
-async def revive_vm(
-    client: KubeClient, endpoint: KubeVirtEndpoint, request: MachineRequest, vm: dict[str, Any]
-) -> dict[str, Any] | None:
+async def revive_vm(client: KubeClient, request: MachineRequest, vm: dict[str, Any]) -> dict[str, Any] | None:
     """What exists, started again where it has ended; None when it had to be removed to be made anew.
 
     TerminalError when its disk ended with it and held a node.
@@ -100,27 +111,27 @@ async def revive_vm(
         raise TransientError("the VM is being removed", reason="MachineStopping")
     if compute_state(vm) not in (MachineState.STOPPED, MachineState.CRASHED):
         return vm
-    if endpoint.persistent:
+    if is_persistent(vm):
         if vm["spec"].get("runStrategy") == "Always":
             return vm  # KubeVirt is about to start it
         patch = {"spec": {"runStrategy": "Always"}}
         return await client.merge_patch(VIRTUAL_MACHINE, meta["name"], meta["namespace"], patch)
     if request.bootstrap_data is None:
         raise TerminalError(
-            "the VM has ended and its disk with it (the endpoint's root_disk is containerDisk): delete this"
-            " NestedMachine, so that another one is made; a root_disk of dataVolume survives",
+            "the VM has ended and its disk, a containerDisk, with it: delete this NestedMachine, so that another one is"
+            " made; volumes survive (root_disk in the endpoint's settings)",
             reason="MachineVanished",
         )
     await client.delete(VIRTUAL_MACHINE, meta["name"], meta["namespace"], uid=meta["uid"])
     return None
 
 
-async def release_seed(client: KubeClient, place: Place, endpoint: KubeVirtEndpoint, ref: MachineRef) -> None:
+async def release_seed(client: KubeClient, place: Place, ref: MachineRef) -> None:
     """Take the seed out of the VirtualMachine and empty its Secret, which a running instance still refers to."""
     name, namespace = place.seed(ref), place.of(ref.cluster)
     vm = await find_vm(client, place, ref)
     if vm is not None:
-        patch = build_release_patch(vm, ephemeral=not endpoint.persistent)
+        patch = build_release_patch(vm)
         if patch is not None:
             await client.merge_patch(VIRTUAL_MACHINE, place.machine(ref), namespace, patch)
     seed = await client.get(SECRET, name, namespace)
@@ -131,15 +142,21 @@ async def release_seed(client: KubeClient, place: Place, endpoint: KubeVirtEndpo
 
 
 async def delete_vm(client: KubeClient, place: Place, ref: MachineRef) -> bool:
-    """Remove VM, seed and Service; True when nothing is left, launcher pods included."""
+    """Remove VM, seed, volume and Service; True when nothing is left, launcher pods included.
+
+    A DataVolume is the VirtualMachine's own and goes with it.
+    """
     name, namespace = place.machine(ref), place.of(ref.cluster)
     left = await _delete(client, VIRTUAL_MACHINE, name, namespace, ref.uid)
     instance = await client.get(VIRTUAL_MACHINE_INSTANCE, name, namespace)
     if left or (instance is not None and _is_instance_of(instance, ref)) or await list_pods(client, namespace, ref):
         return False
-    for resource, other in ((SECRET, place.seed(ref)), (SERVICE, place.node_service(ref))):
-        await _delete(client, resource, other, namespace, ref.uid)
-    return True
+    rest = (
+        (SECRET, place.seed(ref)),
+        (PERSISTENT_VOLUME_CLAIM, place.volume(ref)),
+        (SERVICE, place.node_service(ref)),
+    )
+    return not any([await _delete(client, resource, other, namespace, ref.uid) for resource, other in rest])
 
 
 def _is_instance_of(instance: Mapping[str, Any], ref: MachineRef) -> bool:

@@ -37,6 +37,10 @@ class Place:
         """Name of the Secret with a machine's bootstrap data for its seed disk."""
         return f"{self.machine(ref)}-seed"
 
+    def volume(self, ref: MachineRef) -> str:
+        """Name of a machine's volume: always with a mark, so a successor never finds its predecessor's disk."""
+        return f"{_mark(ref.name, ref.uid, limit=_LIMIT - len('-root'))}-root"
+
     def node_service(self, ref: MachineRef) -> str:
         """Name of the Service whose address is the machine's node address (a letter first: RFC 1035)."""
         return self._name(f"node-{ref.name}", ref.uid)
@@ -48,8 +52,12 @@ class Place:
     def _name(self, name: str, uid: str) -> str:
         if self.namespace is None and len(name) <= _LIMIT:
             return name
-        mark = names.build_short_id(uid)[:_SHORT]
-        return f"{name[: _LIMIT - len(mark) - 1].rstrip('-')}-{mark}"
+        return _mark(name, uid, limit=_LIMIT)
+
+
+def _mark(name: str, uid: str, *, limit: int) -> str:
+    mark = names.build_short_id(uid)[:_SHORT]
+    return f"{name[: limit - len(mark) - 1].rstrip('-')}-{mark}"
 
 
 def build_stamp(ref: MachineRef) -> Stamp:

@@ -107,14 +107,14 @@ class KubeVirtProvider:
         if vm is None:
             vm = await machines.make_vm(client, self._place, self._endpoint, request)
         else:
-            vm = await machines.revive_vm(client, self._endpoint, request, vm)
+            vm = await machines.revive_vm(client, request, vm)
         if vm is None:
             raise TransientError("the VM has ended before its bootstrap; making it anew", reason="MachineStarting")
         return await self._observe(client, ref, vm, address)
 
     async def release_bootstrap_data(self, ref: MachineRef) -> None:
         """Take the seed out of the machine and empty its Secret."""
-        await machines.release_seed(await self._client(), self._place, self._endpoint, ref)
+        await machines.release_seed(await self._client(), self._place, ref)
 
     async def delete_machine(self, ref: MachineRef) -> bool:
         """Remove the VM with its seed and its address."""

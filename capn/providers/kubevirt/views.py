@@ -25,6 +25,11 @@ _STATES = {
 }
 _STARTS_ITSELF = frozenset({"Once", "Always"})
 _PULL_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_DISK_PROBLEMS = {
+    "ErrorPvcNotFound": "its PersistentVolumeClaim is gone",
+    "DataVolumeError": "the image cannot be imported into its volume: look at the DataVolume's events and importer pod",
+    "WaitingForVolumeBinding": "its volume is not bound: is there room, and does the StorageClass have a provisioner?",
+}
 _LONGEST = 600
 _POD_NAME = re.compile(r'(pods )?"?virt-launcher-[-a-z0-9]+"?')
 
@@ -45,19 +50,14 @@ def find_problem(vm: Json, instance: Json | None, pods: Iterable[Json]) -> Probl
     status = _status(vm).get("printableStatus", "")
     if status == "Paused":
         return _explain_pause(instance)
-    for pod in pods:
-        if problem := _explain_pod(pod):
-            return problem
-    scheduled = _condition(instance, "PodScheduled")
-    if status == "ErrorUnschedulable" or scheduled.get("reason") == "Unschedulable":
-        return _explain_unschedulable(scheduled.get("message", ""))
-    synchronized = _condition(instance, "Synchronized")
-    if synchronized.get("status") == "False" and synchronized.get("message"):
-        return _explain_refusal(synchronized)
-    failure = _condition(vm, "Failure")
-    if failure.get("status") == "True":
-        return Problem("VirtualMachineFailed", f"KubeVirt cannot run the VM: {_clip(failure.get('message', ''))}")
-    return None
+    candidates = (
+        *(_explain_pod(pod) for pod in pods),
+        _explain_place(status, instance),
+        _explain_disk(status),
+        _explain_refusal(instance),
+        _explain_failure(vm),
+    )
+    return next((problem for problem in candidates if problem is not None), None)
 
 
 def _explain_pause(instance: Json | None) -> Problem:
@@ -82,6 +82,13 @@ def _explain_pod(pod: Json) -> Problem | None:
     return None
 
 
+def _explain_place(status: str, instance: Json | None) -> Problem | None:
+    scheduled = _condition(instance, "PodScheduled")
+    if status == "ErrorUnschedulable" or scheduled.get("reason") == "Unschedulable":
+        return _explain_unschedulable(scheduled.get("message", ""))
+    return None
+
+
 def _explain_unschedulable(message: str) -> Problem:
     if "Insufficient memory" in message:
         fix = "lower spec.machine.memory, or free memory on the hosts"
@@ -99,7 +106,22 @@ def _explain_unschedulable(message: str) -> Problem:
     return Problem("Unschedulable", f"no host takes the VM's launcher pod: {_clip(message)}", passes=True)
 
 
-def _explain_refusal(condition: Json) -> Problem:
+def _explain_disk(status: str) -> Problem | None:
+    said = _DISK_PROBLEMS.get(status)
+    return Problem("DiskNotReady", f"the VM waits for its disk: {said}", passes=True) if said else None
+
+
+def _explain_failure(vm: Json) -> Problem | None:
+    failure = _condition(vm, "Failure")
+    if failure.get("status") != "True":
+        return None
+    return Problem("VirtualMachineFailed", f"KubeVirt cannot run the VM: {_clip(failure.get('message', ''))}")
+
+
+def _explain_refusal(instance: Json | None) -> Problem | None:
+    condition = _condition(instance, "Synchronized")
+    if condition.get("status") != "False" or not condition.get("message"):
+        return None
     reason, message = condition.get("reason", ""), _clip(condition.get("message", ""))
     if reason in _PULL_REASONS:
         return Problem("ImagePullFailed", f"KubeVirt cannot pull the node image: {message}")

@@ -17,6 +17,7 @@ from capn.build.kubevirt_objects import (
     build_release_patch,
     build_seed_secret,
     build_virtual_machine,
+    build_volume_claim,
 )
 from capn.build.yaml_text import build_yaml
 
@@ -34,6 +35,7 @@ _CONTROL_PLANE = VirtualMachineInput(
     kernel_args="root=/dev/vda rw console=ttyS0",
     root_disk="containerDisk",
     seed="demo-cp-0-seed",
+    volume="demo-cp-0-3f2a1b-root",
 )
 _PERSISTENT = replace(
     _CONTROL_PLANE,
@@ -43,12 +45,24 @@ _PERSISTENT = replace(
     pull_secret="registry-login",
     node_selector={"disk": "ssd"},
 )
+_GOLDEN = {
+    "metadata": {"name": "node-v1.37.2", "namespace": "team", "uid": "g"},
+    "spec": {
+        "accessModes": ["ReadWriteMany"],
+        "volumeMode": "Block",
+        "storageClassName": "fast",
+        "volumeName": "pv-1",
+        "resources": {"requests": {"storage": "4G"}},
+    },
+}
 _VM = build_virtual_machine(_CONTROL_PLANE)
 _CLUSTER = replace(_STAMP, machine="", machine_uid="")
 CASES = {
     "vm_container_disk": _VM,
     "vm_data_volume": build_virtual_machine(_PERSISTENT),
-    "release_patch": build_release_patch(_VM, ephemeral=True),
+    "vm_volume_claim": build_virtual_machine(replace(_PERSISTENT, root_disk="persistentVolumeClaim")),
+    "volume_claim": build_volume_claim("team", "demo-cp-0-3f2a1b-root", _STAMP, _GOLDEN, disk_gib=10),
+    "release_patch": build_release_patch(_VM),
     "seed_secret": build_seed_secret("team", "demo-cp-0-seed", _STAMP, b"#cloud-config\n"),
     "api_service": build_api_service("team", "api-demo", _CLUSTER, service_type="ClusterIP", cluster_ip="10.0.0.9"),
     "node_service": build_node_service("team", "node-demo-cp-0", _STAMP),
@@ -72,4 +86,4 @@ def test_object(snapshot: SnapshotAssertion, name: str) -> None:
 
 
 def test_a_vm_without_seed_has_nothing_to_release() -> None:
-    assert build_release_patch(build_virtual_machine(replace(_CONTROL_PLANE, seed=None)), ephemeral=True) is None
+    assert build_release_patch(build_virtual_machine(replace(_CONTROL_PLANE, seed=None))) is None

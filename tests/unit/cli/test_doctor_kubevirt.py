@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from capn.api.resources import NODE
-from capn.cli.doctor_kubevirt import KUBEVIRT, STORAGE_CLASS, examine_kubevirt
+from capn.api.resources import NODE, STORAGE_CLASS
+from capn.cli.doctor_kubevirt import KUBEVIRT, examine_kubevirt
 from capn.cli.findings import Finding
 from capn.kube.memory import MemoryKubeClient
 from capn.settings import KubeVirtEndpoint
@@ -60,6 +60,12 @@ async def test_hosts_without_kvm_need_emulation() -> None:
     assert "useEmulation" in found["acceleration"].fix
     found = await examine(deployed(emulation=True), [host()])
     assert found["acceleration"].ok
+
+
+async def test_disks_that_end_with_their_vm_are_told() -> None:
+    found = await examine(deployed(), [host(kvm="1")])
+    assert found["storage"].ok
+    assert "end with their VM" in found["storage"].found
 
 
 async def test_volumes_need_their_class() -> None:

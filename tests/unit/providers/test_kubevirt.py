@@ -103,6 +103,13 @@ def test_a_refused_pod_is_told_without_its_random_name(message: str, reason: str
     assert "x2b4c" not in problem.message
 
 
+@pytest.mark.parametrize("said", ["ErrorPvcNotFound", "DataVolumeError", "WaitingForVolumeBinding"])
+def test_a_disk_that_is_not_there_is_told_and_may_come(said: str) -> None:
+    problem = find_problem(vm(said), None, [])
+    assert problem is not None
+    assert (problem.reason, problem.passes) == ("DiskNotReady", True)
+
+
 def test_a_vm_on_its_way_has_no_problem() -> None:
     assert find_problem(vm("Starting"), {"status": {"phase": "Scheduling"}}, [{"status": {}}]) is None
 
