@@ -27,6 +27,11 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "capn"
 
 
+def debian_mirror() -> str | None:
+    """The mirror that Debian packages come from, $CAPN_DEBIAN_MIRROR; None: Debian's own."""
+    return os.environ.get("CAPN_DEBIAN_MIRROR") or None
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -217,8 +217,8 @@ class Environment:
     async def _controller_silent(self) -> str | None:
         """None when the controller says that it is ready; TerminalError when it has ended."""
         if not processes.find(self.state.controller, CONTROLLER):
-            tail = processes.read_tail(self.state.controller, CONTROLLER)
-            raise TerminalError(f"the controller ended:\n{tail}", reason="ControllerFailed")
+            end = processes.describe_end(self.state.controller, CONTROLLER)
+            raise TerminalError(f"the controller: {end}", reason="ControllerFailed")
         url = f"http://{LOOPBACK}:{self.state.port_file.read_text()}/readyz"
         try:
             async with (

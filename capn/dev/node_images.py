@@ -7,7 +7,6 @@ layer that node images use as well. Must not: need a registry, or a running cont
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import shutil
 import tarfile
@@ -24,10 +23,9 @@ from capn.image.recipe import NETWORK_PACKAGES
 from capn.parts.download import host_architecture
 from capn.parts.locks import file_lock
 from capn.parts.source import Report
-from capn.settings import cache_dir
+from capn.settings import cache_dir, debian_mirror
 
 COREDNS_IMAGE = "capn.dev/coredns:1"
-_MIRROR_VARIABLE = "CAPN_DEBIAN_MIRROR"
 _FORMAT = 1
 _BUSYBOX = "./usr/bin/busybox"
 
@@ -51,7 +49,7 @@ async def ensure_base_images(programs: Mapping[str, Path], report: Report) -> Im
     lock = cache / "locks" / "image-parent-node.lock"
     async with file_lock(lock, on_wait=lambda: report("node's images: waiting for another capn")):
         if not target.is_file():
-            tar = await ensure_base(base, cache=cache, mirror=os.environ.get(_MIRROR_VARIABLE) or None, report=report)
+            tar = await ensure_base(base, cache=cache, mirror=debian_mirror(), report=report)
             report("writing the node's own images")
             _write(programs, tar, target)
     return archive

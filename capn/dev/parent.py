@@ -207,11 +207,10 @@ class Parent:
         for name in names:
             if processes.find(self.layout.run, name):
                 continue
-            tail = processes.read_tail(self.layout.run, name)
-            if _PORT_TAKEN in tail:
+            end = processes.describe_end(self.layout.run, name)
+            if _PORT_TAKEN in end:
                 raise _PortTakenError(f"{name}: a port was taken by another program")
-            log = processes.log_path(self.layout.run, name)
-            raise TerminalError(f"{name} ended while starting; the end of {log}:\n{tail}", reason="ParentFailed")
+            raise TerminalError(f"while starting, {end}", reason="ParentFailed")
 
 
 async def _probe(session: aiohttp.ClientSession, url: str, context: ssl.SSLContext) -> str | None:

@@ -20,10 +20,9 @@ from capn.parts.ensure import ensure_parts, find_parts
 from capn.parts.gobuild import GoBuildSource
 from capn.parts.source import PartSource, PreferredSource, Report
 from capn.providers.images import NodeImage
-from capn.settings import cache_dir
+from capn.settings import cache_dir, debian_mirror
 
 DOWNLOAD_VARIABLE = "CAPN_DOWNLOAD_URL"
-MIRROR_VARIABLE = "CAPN_DEBIAN_MIRROR"
 
 
 def choose_source() -> PartSource:
@@ -52,7 +51,7 @@ def find_programs(names: Sequence[str] = CONTROL_PLANE_NAMES, *, version: str = 
 
 async def ensure_node_image(version: str, report: Report) -> NodeImage:
     """The node image for the version, built where missing (root)."""
-    mirror = os.environ.get(MIRROR_VARIABLE) or None
+    mirror = debian_mirror()
     image = await ensure_image(version, source=choose_source(), cache=cache_dir(), report=report, mirror=mirror)
     return NodeImage(
         version=image.version,
@@ -67,7 +66,7 @@ async def ensure_node_image(version: str, report: Report) -> NodeImage:
 
 async def ensure_kubevirt(report: Report) -> tuple[Path, Mapping[str, Path]]:
     """The archive with KubeVirt's images and its programs by name, made where missing (minutes, root)."""
-    mirror = os.environ.get(MIRROR_VARIABLE) or None
+    mirror = debian_mirror()
     return await ensure_kubevirt_images(source=choose_source(), cache=cache_dir(), report=report, mirror=mirror)
 
 

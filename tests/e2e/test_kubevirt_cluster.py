@@ -35,6 +35,7 @@ NAMESPACE = "e2e"
 NODES = {"good-cp-0", "good-pool-0"}
 
 pytestmark = [
+    pytest.mark.usefixtures("in_order"),
     pytest.mark.e2e,
     pytest.mark.kubevirt,
     pytest.mark.timeout(4 * BOOT_LIMIT_S),
@@ -99,19 +100,6 @@ def lab(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ku
         yield lab
     finally:
         controller.stop()
-
-
-@pytest.fixture(autouse=True)
-def _in_order(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A story has no second half without its first."""
-    module = request.node.parent
-    earlier = getattr(module, "story_broken", None)
-    if earlier:
-        pytest.fail(f"not told: {earlier} failed before")
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        module.story_broken = request.node.name
 
 
 def test_a_bad_image_is_explained(lab: KubeVirtLab) -> None:

@@ -36,7 +36,7 @@ VERSION = "v1.37.2"
 USER = "system:serviceaccount:capn-system:capn-controller"
 NAMESPACE = "e2e"
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(4 * BOOT_LIMIT_S)]
+pytestmark = [pytest.mark.usefixtures("in_order"), pytest.mark.e2e, pytest.mark.timeout(4 * BOOT_LIMIT_S)]
 
 
 def manifest(name: str, **spec: object) -> dict[str, Any]:
@@ -95,19 +95,6 @@ def lab(account: Path, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactor
         hypervisor.purge()
         assert not left, f"left on the host: {left}"
         assert not hypervisor.state.exists()
-
-
-@pytest.fixture(autouse=True)
-def _in_order(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A story has no second half without its first."""
-    module = request.node.parent
-    earlier = getattr(module, "story_broken", None)
-    if earlier:
-        pytest.fail(f"not told: {earlier} failed before")
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        module.story_broken = request.node.name
 
 
 def test_a_failing_bootstrap_is_explained(lab: Lab) -> None:

@@ -82,7 +82,7 @@ async def test_a_failed_start_says_why_and_leaves_nothing(binaries: Mapping[str,
     broken.write_text("#!/bin/sh\necho 'Error: unknown flag: --nonsense' >&2\nexit 1\n")
     broken.chmod(0o755)
     parent = Parent(tmp_path / "parent", {**binaries, "kube-apiserver": broken}, dies_with_us=True)
-    with pytest.raises(TerminalError, match=r"kube-apiserver ended while starting.*\n.*unknown flag: --nonsense"):
+    with pytest.raises(TerminalError, match=r"while starting, kube-apiserver ended .*\n.*unknown flag: --nonsense"):
         await parent.up(lambda _: None)
     assert not processes.find_owned(tmp_path)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
-from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from capn.api.machine_template import Taint
 from capn.build.cloudinit import BootstrapMode, build_meta_data, build_user_data
@@ -15,6 +14,7 @@ from capn.build.machines import desired_machines
 from capn.build.secrets import build_bootstrap_secret, build_kubeconfig_secret, build_pki_secrets
 from capn.build.tokens import build_token_secret
 from capn.build.yaml_text import build_yaml_documents
+from tests.golden.snapshots import YamlFile
 from tests.unit.build.samples import (
     NOW,
     TOKEN,
@@ -28,17 +28,6 @@ from tests.unit.build.samples import (
     make_node,
     make_user_data_input,
 )
-
-
-class YamlFile(SingleFileSnapshotExtension):
-    """One readable .yaml file a case."""
-
-    _write_mode = WriteMode.TEXT
-    file_extension = "yaml"
-
-    def serialize(self, data: object, **_: object) -> str:
-        """The text itself, not its repr."""
-        return str(data)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
-from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from capn import names
 from capn.build.kubevirt_objects import (
@@ -20,6 +19,7 @@ from capn.build.kubevirt_objects import (
     build_volume_claim,
 )
 from capn.build.yaml_text import build_yaml
+from tests.golden.snapshots import YamlFile
 
 _STAMP = Stamp(namespace="team", cluster="demo", cluster_uid="c-uid", machine="demo-cp-0", machine_uid="00000000-m-uid")
 _CONTROL_PLANE = VirtualMachineInput(
@@ -67,17 +67,6 @@ CASES = {
     "api_service": build_api_service("team", "api-demo", _CLUSTER, service_type="ClusterIP", cluster_ip="10.0.0.9"),
     "node_service": build_node_service("team", "node-demo-cp-0", _STAMP),
 }
-
-
-class YamlFile(SingleFileSnapshotExtension):
-    """One readable .yaml file a case."""
-
-    _write_mode = WriteMode.TEXT
-    file_extension = "yaml"
-
-    def serialize(self, data: object, **_: object) -> str:
-        """The text itself, not its repr."""
-        return str(data)
 
 
 @pytest.mark.parametrize("name", CASES)
