@@ -27,6 +27,11 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "capn"
 
 
+# Size of the disk in the container image of a node. It cannot be enlarged where it runs, so the image brings the room
+# (the qcow2 grows with what is written). One that is copied into volumes can be smaller: they have at least its size.
+IMAGE_GIB = 64
+
+
 def debian_mirror() -> str | None:
     """The mirror that Debian packages come from, $CAPN_DEBIAN_MIRROR; None: Debian's own."""
     return os.environ.get("CAPN_DEBIAN_MIRROR") or None
@@ -96,7 +101,7 @@ class KubeVirtEndpoint(_Strict):
     )
     storage_class: str | None = Field(default=None, description="StorageClass of dataVolume disks; none: the default.")
     image_gib: int = Field(
-        default=64,
+        default=IMAGE_GIB,
         ge=1,
         description="Size of the image's disk (`capn image containerdisk --disk-gib`): a dataVolume is not smaller.",
     )

@@ -206,8 +206,7 @@ def build_volume_claim(
 
 def is_persistent(vm: Mapping[str, Any]) -> bool:
     """Whether the VirtualMachine's disk outlives its launcher pod, whatever the settings have become since."""
-    volumes = vm["spec"]["template"]["spec"].get("volumes") or ()
-    return not any("containerDisk" in volume for volume in volumes)
+    return not any("containerDisk" in volume for volume in _read_volumes(vm))
 
 
 def build_release_patch(vm: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -215,11 +214,10 @@ def build_release_patch(vm: Mapping[str, Any]) -> dict[str, Any] | None:
 
     A VM whose disk ends with its pod is not started anew from then on: it would be an empty machine of the same name.
     """
-    instance = vm["spec"]["template"]["spec"]
-    volumes = [volume for volume in instance.get("volumes") or () if volume["name"] != SEED]
-    if len(volumes) == len(instance.get("volumes") or ()):
+    if not has_seed(vm):
         return None
-    devices = instance["domain"]["devices"]
+    volumes = [volume for volume in _read_volumes(vm) if volume["name"] != SEED]
+    devices = vm["spec"]["template"]["spec"]["domain"]["devices"]
     disks = [disk for disk in devices.get("disks") or () if disk["name"] != SEED]
     template = {"spec": {"volumes": volumes, "domain": {"devices": {"disks": disks}}}}
     return {"spec": {"template": template, **({} if is_persistent(vm) else {"runStrategy": "Manual"})}}
@@ -227,8 +225,11 @@ def build_release_patch(vm: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def has_seed(vm: Mapping[str, Any]) -> bool:
     """Whether the VirtualMachine still refers to its bootstrap data."""
-    volumes = vm["spec"]["template"]["spec"].get("volumes") or ()
-    return any(volume["name"] == SEED for volume in volumes)
+    return any(volume["name"] == SEED for volume in _read_volumes(vm))
+
+
+def _read_volumes(vm: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return vm["spec"]["template"]["spec"].get("volumes") or []
 
 
 def _build_instance(vm: VirtualMachineInput) -> dict[str, Any]:
@@ -264,7 +265,7 @@ def _build_domain(vm: VirtualMachineInput, disks: list[dict[str, Any]]) -> dict[
         "imagePullPolicy": vm.pull_policy,
         "kernelPath": KERNEL_PATH,
         "initrdPath": INITRD_PATH,
-        **({"imagePullSecret": vm.pull_secret} if vm.pull_secret else {}),
+        **_pull_secret(vm),
     }
     return {
         "cpu": {"cores": vm.cpus},

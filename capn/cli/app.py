@@ -223,8 +223,9 @@ def image_containerdisk(
     version: Version = DEFAULT_VERSION,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy the OCI archive to this file.")] = None,
     disk_gib: Annotated[
-        int, typer.Option("--disk-gib", min=1, max=65536, help="Size of the disk; smaller for copies into volumes.")
-    ] = 64,
+        int | None,
+        typer.Option("--disk-gib", min=1, max=65536, help="Size of the disk; smaller for copies into volumes."),
+    ] = None,
 ) -> None:
     """Pack the node image as a container image that KubeVirt boots, to be pushed to a registry of yours."""
     from capn.cli.supplies import build_containerdisk

@@ -19,7 +19,7 @@ from capn.image.catalogue import ImageCatalogue
 from capn.image.containerdisk import containerdisk_name
 from capn.parts.catalogue import list_kubevirt_parts, select_parts
 from capn.parts.ensure import part_path
-from capn.settings import cache_dir, load_settings
+from capn.settings import IMAGE_GIB, cache_dir, load_settings
 
 _MIB = 1 << 20
 
@@ -55,11 +55,11 @@ def build_node_image(version: str) -> None:
         report(f"digest {image.digest[:12]} in {image.disk.parent}")
 
 
-def build_containerdisk(version: str, output: Path | None, *, disk_gib: int) -> None:
+def build_containerdisk(version: str, output: Path | None, *, disk_gib: int | None) -> None:
     """Make the node image as a container image if it is missing, and copy its archive to `output`."""
     progress = make_progress()
     with progress.step(f"Packing the node image {version} as a containerDisk") as report:
-        archive = asyncio.run(ensure_containerdisk(version, report, disk_gib=disk_gib))
+        archive = asyncio.run(ensure_containerdisk(version, report, disk_gib=disk_gib or IMAGE_GIB))
         if output is not None:
             shutil.copyfile(archive, output)
     path = output or archive

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from capn.errors import NotFoundError
 from capn.image.build import ensure_image
-from capn.image.containerdisk import DISK_GIB, build_containerdisk
+from capn.image.containerdisk import build_containerdisk
 from capn.image.kubevirt import ensure_kubevirt_images
 from capn.parts.catalogue import CONTROL_PLANE_NAMES, DEFAULT_VERSION, select_parts
 from capn.parts.download import DownloadSource
@@ -20,7 +20,7 @@ from capn.parts.ensure import ensure_parts, find_parts
 from capn.parts.gobuild import GoBuildSource
 from capn.parts.source import PartSource, PreferredSource, Report
 from capn.providers.images import NodeImage
-from capn.settings import cache_dir, debian_mirror
+from capn.settings import IMAGE_GIB, cache_dir, debian_mirror
 
 DOWNLOAD_VARIABLE = "CAPN_DOWNLOAD_URL"
 
@@ -70,7 +70,7 @@ async def ensure_kubevirt(report: Report) -> tuple[Path, Mapping[str, Path]]:
     return await ensure_kubevirt_images(source=choose_source(), cache=cache_dir(), report=report, mirror=mirror)
 
 
-async def ensure_containerdisk(version: str, report: Report, *, disk_gib: int = DISK_GIB) -> Path:
+async def ensure_containerdisk(version: str, report: Report, *, disk_gib: int = IMAGE_GIB) -> Path:
     """The archive with the node image for the version as a container image, both made where missing (root)."""
     image = await ensure_node_image(version, report)
     return await build_containerdisk(image, cache=cache_dir(), report=report, disk_gib=disk_gib)

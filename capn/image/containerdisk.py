@@ -25,11 +25,9 @@ from capn.parts.locks import file_lock
 from capn.parts.process import run
 from capn.parts.source import Report
 from capn.providers.images import NodeImage
+from capn.settings import IMAGE_GIB
 
 REPOSITORY = "capn.dev/node"
-# A containerDisk cannot be enlarged where it runs, so the image brings the room: the qcow2 grows with what is written.
-# One that is copied into volumes can be smaller: a volume has at least the image's size.
-DISK_GIB = 64
 _FILE_MODE = 0o440
 
 
@@ -38,7 +36,7 @@ def containerdisk_name(version: str) -> str:
     return f"{REPOSITORY}:{version}"
 
 
-async def build_containerdisk(image: NodeImage, *, cache: Path, report: Report, disk_gib: int = DISK_GIB) -> Path:
+async def build_containerdisk(image: NodeImage, *, cache: Path, report: Report, disk_gib: int = IMAGE_GIB) -> Path:
     """The archive for this node image, made if missing (it copies the disk twice: seconds).
 
     InvalidSpecError when the node image does not fit on a disk of that size.

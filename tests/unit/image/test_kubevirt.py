@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from capn.image import kubevirt, kubevirt_recipe, oci
-from capn.image.containerdisk import DISK_GIB, build_containerdisk, containerdisk_name
+from capn.image.containerdisk import build_containerdisk, containerdisk_name
 from capn.image.kubevirt import (
     build_images,
     ensure_kubevirt_images,
@@ -19,6 +19,7 @@ from capn.image.kubevirt import (
 from capn.parts.catalogue import KUBEVIRT_VERSION, list_kubevirt_parts
 from capn.parts.process import run
 from capn.providers.images import NodeImage
+from capn.settings import IMAGE_GIB
 from tests.unit.image.test_oci import load, read_archive
 from tests.unit.parts.fakes import FakeSource
 
@@ -131,5 +132,5 @@ async def test_a_node_image_becomes_a_containerdisk(tmp_path: Path) -> None:
         tar.extract("disk/disk.qcow2", tmp_path, filter="data")
     assert found == dict.fromkeys(("boot/initrd.img", "boot/vmlinuz", "disk/disk.qcow2"), (107, 107, 0o440))
     shown = await run(["qemu-img", "info", str(tmp_path / "disk/disk.qcow2")])
-    assert f"virtual size: {DISK_GIB} GiB" in "\n".join(shown.tail)
+    assert f"virtual size: {IMAGE_GIB} GiB" in "\n".join(shown.tail)
     assert disk.stat().st_size < 1 << 20, "the node image itself is left as it was"
