@@ -148,23 +148,23 @@ def test_pods_on_both_nodes_talk_and_dns_answers(lab: KubeVirtLab) -> None:
     child = lab.child("good")
     server = pod("server", "good-cp-0", "echo hello > /www/index.html; exec httpd -f -p 8080 -h /www")
     lab.wait_for("the child takes pods", lambda: child.apply(build_pod(), server), limit_s=BOOT_LIMIT_S)
-    address = ""
 
     def both_run() -> bool:
-        nonlocal address
-        address = child.json("get", "pod", "server").get("status", {}).get("podIP", "")
-        ready = (condition(child.json("get", "pod", name), "Ready") for name in ("server", POD_NAME))
-        return all(found["status"] == "True" for found in ready)
+        pods = (child.json("get", "pod", name) for name in ("server", POD_NAME))
+        return all(condition(found, "Ready")["status"] == "True" for found in pods)
 
     lab.wait_for("a pod runs on each node", both_run, limit_s=BOOT_LIMIT_S)
     assert child.json("get", "pod", POD_NAME)["spec"]["nodeName"] == "good-pool-0"
+    # Asked for only now: a pod that has just become Ready had no address in a look before that.
+    address = child.json("get", "pod", "server")["status"]["podIP"]
     said = ""
 
     def fetched() -> bool:  # Debian's static busybox crashes in wget -T
         nonlocal said
         done = child.run("exec", POD_NAME, "--", "wget", "-qO-", f"http://{address}:8080/")
         said = done.stdout
-        return done.returncode == 0
+        assert done.returncode == 0, f"wget from {address} ended with {done.returncode}: {done.stderr}"
+        return True
 
     lab.wait_for("the worker's pod fetches from the control plane's", fetched, limit_s=300)
     assert said == "hello\n"
@@ -180,7 +180,8 @@ def test_pods_on_both_nodes_talk_and_dns_answers(lab: KubeVirtLab) -> None:
         nonlocal answer
         done = child.run("exec", POD_NAME, "--", "nslookup", "kubernetes.default.svc.cluster.local")
         answer = done.stdout
-        return done.returncode == 0
+        assert done.returncode == 0, f"nslookup ended with {done.returncode}: {done.stdout}{done.stderr}"
+        return True
 
     lab.wait_for("DNS answers in the pod", answers, limit_s=BOOT_LIMIT_S)
     assert parse_lookup(answer) == "10.120.0.1"
