@@ -146,5 +146,7 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     """A namespace for one test, deleted (without waiting) afterwards."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     kubectl("create", "namespace", name)
+    # The controller manager's own object, which else comes into the middle of a test's watch.
+    kubectl("wait", "--for=create", "configmap/kube-root-ca.crt", "-n", name, "--timeout=120s")
     yield name
     kubectl("delete", "namespace", name, "--wait=false")
