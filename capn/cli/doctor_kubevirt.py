@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from capn.api.resources import NODE, VIRTUAL_MACHINE, Resource
@@ -25,14 +26,18 @@ _OLDEST = (1, 1)
 async def examine_kubevirt(name: str, endpoint: KubeVirtEndpoint, client: KubeClient) -> list[Finding]:
     """Everything that can be told of the endpoint; a check that fails does not hide the others."""
     title = f"kubevirt endpoint {name}"
+    kubevirt: Mapping[str, Any] | None = None
     try:
         installed = (await client.list(KUBEVIRT)).items
-    except (ApiStatusError, NotFoundError):
-        installed = []
-    if not installed:
-        fix = "install KubeVirt there, or correct the endpoint's kubeconfig; `capn dev up --kubevirt` brings one"
-        return [Finding(title, ok=False, found="no KubeVirt in that cluster", fix=fix)]
-    kubevirt = installed[0]
+    except NotFoundError:
+        return [_absent(title)]
+    except ApiStatusError as error:
+        if error.code != HTTPStatus.FORBIDDEN:  # capn needs no right on the KubeVirt object to work
+            return [_absent(title)]
+    else:
+        if not installed:
+            return [_absent(title)]
+        kubevirt = installed[0]
     findings = [_check_version(title, kubevirt), await _check_access(title, client)]
     findings.append(await _check_acceleration(title, kubevirt, client))
     if endpoint.root_disk in ("auto", "dataVolume"):
@@ -40,7 +45,14 @@ async def examine_kubevirt(name: str, endpoint: KubeVirtEndpoint, client: KubeCl
     return findings
 
 
-def _check_version(title: str, kubevirt: Mapping[str, Any]) -> Finding:
+def _absent(title: str) -> Finding:
+    fix = "install KubeVirt there, or correct the endpoint's kubeconfig; `capn dev up --kubevirt` brings one"
+    return Finding(title, ok=False, found="no KubeVirt in that cluster", fix=fix)
+
+
+def _check_version(title: str, kubevirt: Mapping[str, Any] | None) -> Finding:
+    if kubevirt is None:
+        return Finding(f"{title}: version", ok=True, found="unknown: this user may not see the KubeVirt object")
     status = kubevirt.get("status") or {}
     version, phase = str(status.get("observedKubeVirtVersion", "")), str(status.get("phase", ""))
     numbers = re.match(r"v?(\d+)\.(\d+)", version)
@@ -62,10 +74,9 @@ async def _check_access(title: str, client: KubeClient) -> Finding:
     return Finding(f"{title}: access", ok=True, found="VirtualMachines can be listed")
 
 
-async def _check_acceleration(title: str, kubevirt: Mapping[str, Any], client: KubeClient) -> Finding:
+async def _check_acceleration(title: str, kubevirt: Mapping[str, Any] | None, client: KubeClient) -> Finding:
     title = f"{title}: acceleration"
-    config = (kubevirt.get("spec") or {}).get("configuration") or {}
-    emulates = bool((config.get("developerConfiguration") or {}).get("useEmulation"))
+    emulates = None if kubevirt is None else _emulates(kubevirt)
     try:
         nodes = (await client.list(NODE)).items
     except CapnError as error:
@@ -73,7 +84,7 @@ async def _check_acceleration(title: str, kubevirt: Mapping[str, Any], client: K
     able = [node for node in nodes if (node["metadata"].get("labels") or {}).get("kubevirt.io/schedulable") == "true"]
     kvm = [node for node in able if _allocatable(node, "devices.kubevirt.io/kvm") > 0]
     found = f"{len(able)} of {len(nodes)} hosts take VMs, {len(kvm)} with KVM; emulation {_on(emulates)}"
-    if able and (kvm or emulates):
+    if able and (kvm or emulates is not False):
         return Finding(title, ok=True, found=found)
     fix = "set spec.configuration.developerConfiguration.useEmulation in the KubeVirt object (slow), or use other hosts"
     return Finding(title, ok=False, found=found, fix=fix if able else "look at virt-handler on the hosts")
@@ -106,5 +117,10 @@ def _allocatable(node: Mapping[str, Any], resource: str) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _on(value: bool) -> str:
-    return "on" if value else "off"
+def _emulates(kubevirt: Mapping[str, Any]) -> bool:
+    config = (kubevirt.get("spec") or {}).get("configuration") or {}
+    return bool((config.get("developerConfiguration") or {}).get("useEmulation"))
+
+
+def _on(value: bool | None) -> str:
+    return "unknown" if value is None else "on" if value else "off"

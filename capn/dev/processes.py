@@ -165,18 +165,31 @@ async def stop(directory: Path, name: str, *, grace_s: float = 10.0) -> bool:
         if not await _wait_gone(directory, record, grace_s):
             _signal(_members(directory, record), signal.SIGKILL)
             if not await _wait_gone(directory, record, _KILL_WAIT_S):
-                raise TerminalError(f"{name} (pid {record.pid}) does not end, even by SIGKILL", reason="StopFailed")
+                raise _unkillable(record)
     _pid_path(directory, name).unlink(missing_ok=True)
     return bool(found)
 
 
-def kill(directory: Path, name: str) -> bool:
-    """SIGKILL to the process alone, as a crash would; False when it does not run. The pid file stays."""
+async def kill(directory: Path, name: str) -> bool:
+    """SIGKILL to the process alone, as a crash would, and wait until it has ended; False when it does not run.
+
+    The pid file stays. TerminalError when it does not end.
+    """
     record = find(directory, name)
     if record is None:
         return False
     _signal([record], signal.SIGKILL)
+    # A killed process still looks alive for a moment: who starts it again at once would take it for running.
+    deadline = time.monotonic() + _KILL_WAIT_S
+    while find(directory, name):
+        if time.monotonic() > deadline:
+            raise _unkillable(record)
+        await asyncio.sleep(_POLL_S)
     return True
+
+
+def _unkillable(record: ProcessRecord) -> TerminalError:
+    return TerminalError(f"{record.name} (pid {record.pid}) does not end, even by SIGKILL", reason="StopFailed")
 
 
 async def _wait_gone(directory: Path, record: ProcessRecord, limit_s: float) -> bool:

@@ -286,7 +286,7 @@ class KubeVirtRig:
     async def blink(self) -> None:
         """Kill the API server; it and its neighbours come back as they were."""
         parent = self.ground.parent
-        processes.kill(parent.layout.run, API_SERVER)
+        await processes.kill(parent.layout.run, API_SERVER)
         await parent.up(print)
 
     async def inventory(self) -> tuple[object, ...]:

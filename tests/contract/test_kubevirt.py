@@ -15,6 +15,7 @@ from capn.api.resources import SECRET
 from capn.build.kubeadm import API_PORT
 from capn.build.kubevirt_objects import INITRD_PATH, KERNEL_PATH
 from capn.build.report import encode_report
+from capn.cli.doctor_kubevirt import examine_kubevirt
 from capn.errors import TransientError
 from capn.image.containerdisk import containerdisk_name
 from capn.image.images import TOOLBOX_IMAGE
@@ -121,6 +122,23 @@ async def test_machines_in_another_cluster_by_the_kubeconfig_that_the_administra
     finally:
         await registry.close()
         ground.kubectl("delete", "namespace", "vms", timeout_s=90)
+
+
+async def test_the_doctor_finds_it_well_as_the_administrator_and_with_capns_own_rights(ground: Ground) -> None:
+    endpoint = KubeVirtEndpoint(namespace="default")
+    seen = {}
+    for kubeconfig in (ground.parent.kubeconfig, ground.make_account("doctor")):
+        client = await connect_kubeconfig(kubeconfig)
+        try:
+            findings = await examine_kubevirt("default", endpoint, client)
+        finally:
+            await client.close()
+        assert [finding for finding in findings if not finding.ok] == []
+        seen[kubeconfig] = {finding.check.rpartition(": ")[2]: finding.found for finding in findings}
+    admin, capn = seen.values()
+    assert "Deployed" in admin["version"]
+    assert "emulation on" in admin["acceleration"]
+    assert "may not see" in capn["version"]
 
 
 async def test_a_node_port_leads_to_the_control_planes_that_accept_connections(ground: Ground) -> None:

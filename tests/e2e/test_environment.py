@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,7 +10,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,14 +73,13 @@ def test_up_use_break_and_clean(capn: Run, home: Path, kubectl: Kubectl) -> None
     assert "no kubeconfig for default/nope" in missing.stderr
 
     # Half broken: the controller and etcd die; `up` repairs, the data is still there.
-    processes.kill(directory / "controller", "controller")
-    processes.kill(directory / "parent" / "run", "etcd")
-    time.sleep(1)
+    asyncio.run(processes.kill(directory / "controller", "controller"))
+    asyncio.run(processes.kill(directory / "parent" / "run", "etcd"))
     capn("dev", "up", "--name", NAME, "--accel", "emulate")
     assert "sim" in parent("get", "nestedclusters")
 
     # And half broken it can be taken down, twice.
-    processes.kill(directory / "parent" / "run", "kube-apiserver")
+    asyncio.run(processes.kill(directory / "parent" / "run", "kube-apiserver"))
     done = capn("demo", "--clean", "--name", NAME)
     assert "no domain, volume, network, process, mount or file is left" in done.stdout
     assert not directory.exists()
@@ -100,7 +99,9 @@ def test_clean_deletes_through_the_api_first(capn: Run, home: Path, kubectl: Kub
     parent = Kubectl(kubectl.binary, home / "capn" / NAME / "parent" / "kubeconfig")
     parent.apply(CLUSTER)
     parent("wait", "--for=condition=Ready", "nestedcluster/sim", "--timeout=120s", timeout_s=150)
-    processes.kill(home / "capn" / NAME / "controller", "controller")  # clean starts it again for the finalizers
+    asyncio.run(
+        processes.kill(home / "capn" / NAME / "controller", "controller")
+    )  # clean starts it again for the finalizers
     done = capn("demo", "--clean", "--name", NAME)
     assert 'nestedcluster.capn.dev "sim" deleted' in done.stdout
     assert not (home / "capn" / NAME).exists()

@@ -12,7 +12,6 @@ import pytest
 
 from capn.dev import processes
 from capn.dev.parent import Parent
-from capn.dev.waiting import wait_until
 from capn.errors import NotFoundError, TerminalError
 from tests.conftest import Kubectl
 
@@ -92,17 +91,13 @@ async def test_missing_binaries_are_named_with_the_fix(tmp_path: Path) -> None:
         await Parent(tmp_path).up(lambda _: None)
 
 
-async def _still(parent: Parent) -> str | None:
-    return "kube-scheduler" if "kube-scheduler" in parent.running() else None
-
-
 async def test_start_is_idempotent_and_repairs_a_killed_program(binaries: Mapping[str, Path], tmp_path: Path) -> None:
     async with Parent.start(tmp_path, binaries, lambda _: None) as parent:
         before = processes.read_record(parent.layout.run, "etcd")
         await parent.up(lambda _: None)
         assert processes.read_record(parent.layout.run, "etcd") == before
-        processes.kill(parent.layout.run, "kube-scheduler")
-        await wait_until("the scheduler is gone", lambda: _still(parent), limit_s=10, interval_s=0.05)
+        assert await processes.kill(parent.layout.run, "kube-scheduler")
+        assert len(parent.running()) == 3
         await parent.up(lambda _: None)
         assert len(parent.running()) == 4
     assert not processes.find_owned(tmp_path)

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from capn.api.resources import NODE, STORAGE_CLASS
+from capn.api.resources import NODE, STORAGE_CLASS, Resource
 from capn.cli.doctor_kubevirt import KUBEVIRT, examine_kubevirt
 from capn.cli.findings import Finding
+from capn.errors import ApiStatusError
+from capn.kube.client import ObjectList
 from capn.kube.memory import MemoryKubeClient
 from capn.settings import KubeVirtEndpoint
 
 
+class Forbidding(MemoryKubeClient):
+    """Refuses the list of KubeVirt objects, as an API server does to capn's own account."""
+
+    async def list(
+        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+    ) -> ObjectList:
+        if resource == KUBEVIRT:
+            raise ApiStatusError(403, "kubevirts.kubevirt.io is forbidden", reason="Forbidden")
+        return await super().list(resource, namespace=namespace, label_selector=label_selector)
+
+
 async def examine(
-    kubevirt: dict[str, Any] | None, nodes: list[dict[str, Any]], endpoint: KubeVirtEndpoint | None = None
+    kubevirt: dict[str, Any] | None,
+    nodes: list[dict[str, Any]],
+    endpoint: KubeVirtEndpoint | None = None,
+    *,
+    client: MemoryKubeClient | None = None,
 ) -> dict[str, Finding]:
-    client = MemoryKubeClient()
+    client = client or MemoryKubeClient()
     if kubevirt is not None:
         await client.create(KUBEVIRT, {"metadata": {"name": "kubevirt", "namespace": "kubevirt"}, **kubevirt})
     for number, node in enumerate(nodes):
@@ -40,6 +57,13 @@ async def test_a_cluster_without_kubevirt() -> None:
     found = await examine(None, [])
     assert not found[""].ok
     assert "install KubeVirt" in found[""].fix
+
+
+async def test_who_may_not_see_the_kubevirt_object_is_not_told_that_there_is_none() -> None:
+    found = await examine(None, [host()], client=Forbidding())
+    assert all(finding.ok for finding in found.values()), found
+    assert "may not see" in found["version"].found
+    assert "emulation unknown" in found["acceleration"].found
 
 
 async def test_a_good_one() -> None:
