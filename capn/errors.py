@@ -59,6 +59,13 @@ class TransientError(CapnError):
     default_reason = "Retrying"
 
 
+class PendingError(TransientError):
+    """Nothing failed: somebody else is at work on it, and tells when it is done or is asked again in `after_s`."""
+
+    default_reason = "Waiting"
+    after_s = 10.0
+
+
 class ConflictError(TransientError):
     """A write lost an optimistic lock or a field-manager conflict."""
 

@@ -139,6 +139,17 @@ class KubeVirtEndpoint(_Strict):
         return self
 
 
+class ParentEndpoint(_Strict):
+    """The cluster that this cluster is a child of: it makes the machines, by whatever it has."""
+
+    kind: Literal["parent"] = "parent"
+    kubeconfig: SecretKey = Field(description="Kubeconfig that may make, see and delete claims, and nothing else.")
+    namespace: str = Field(description="Namespace of the claims in the parent.")
+    path: str = Field(description="This child as its parent knows it: namespace/name.")
+    infrastructure_kind: str = Field(default="libvirt", description="Provider of the parent that makes the machines.")
+    infrastructure_endpoint: str = Field(default="default", description="Its endpoint in the parent's settings.")
+
+
 class MemoryEndpoint(_Strict):
     """Simulated machines and child APIs, for scale and fault tests."""
 
@@ -146,9 +157,10 @@ class MemoryEndpoint(_Strict):
     boot_s: float = Field(default=0.0, ge=0, description="Time from VM start to a Ready node.")
     versions: tuple[str, ...] = Field(default=(), description="Versions with an image; empty: every version.")
     memory_mib: int = Field(default=1 << 40, gt=0, description="Memory of the simulated host.")
+    reserved_cidrs: tuple[IPv4Network, ...] = Field(default=(), description="Networks that no child may overlap.")
 
 
-Endpoint = Annotated[LibvirtEndpoint | KubeVirtEndpoint | MemoryEndpoint, Field(discriminator="kind")]
+Endpoint = Annotated[LibvirtEndpoint | KubeVirtEndpoint | ParentEndpoint | MemoryEndpoint, Field(discriminator="kind")]
 
 
 def _default_endpoints() -> dict[str, dict[str, Endpoint]]:

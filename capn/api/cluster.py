@@ -108,6 +108,14 @@ class WorkerPool(Model):
     taints: Taints = Field(default_factory=list, description="Taints of the nodes.")
 
 
+class Claim(Model):
+    """Who asks for machines here. Only they, their network and the endpoint are made; the rest is the asker's."""
+
+    path: Annotated[str, Field(min_length=1, max_length=512), rules.CLAIM_PATH] = Field(
+        description="The cluster that asks, seen from the child that it is in: namespace/name, one pair a level."
+    )
+
+
 class NestedClusterSpec(Model):
     """What the user wants; the version alone is enough."""
 
@@ -127,6 +135,10 @@ class NestedClusterSpec(Model):
     )
     machine: Machine = Field(default_factory=Machine, description="Default size of every machine.")
     infrastructure: Infrastructure = Field(default_factory=Infrastructure, description="Where the machines run.")
+    claim: Claim | None = Field(
+        default=None,
+        description="Set by a child that runs clusters of its own: this cluster's control plane is managed there.",
+    )
     deletion_policy: DeletionPolicy = Field(
         default=DeletionPolicy.DELETE, description="Delete the machines with the cluster, or leave (Orphan) them."
     )
@@ -177,3 +189,10 @@ class NestedCluster(RuledModel):
     metadata: ObjectMeta
     spec: NestedClusterSpec
     status: NestedClusterStatus = Field(default_factory=NestedClusterStatus)
+
+    @property
+    def path(self) -> str:
+        """Which cluster this is, seen from the cluster that makes the machines: namespace/name, one pair a level."""
+        return (
+            self.spec.claim.path if self.spec.claim is not None else f"{self.metadata.namespace}/{self.metadata.name}"
+        )

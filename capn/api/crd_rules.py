@@ -257,6 +257,11 @@ def _serves_node_count(spec: Any) -> bool:  # noqa: ANN401
 
 CLUSTER_SPEC_RULES = (
     Rule(
+        "has(self.claim) == has(oldSelf.claim) && (!has(self.claim) || self.claim == oldSelf.claim)",
+        "a claim cannot be added, changed or taken away: create a new cluster instead",
+        forbidden=True,
+    ),
+    Rule(
         f"{_OWN} || self.machine.cpus >= {CONTROL_PLANE_CPUS}",
         _CONTROL_PLANE_CPU_MESSAGE,
         holds=lambda spec: spec.control_plane.machine is not None or _has_cpus(spec.machine),
@@ -331,6 +336,10 @@ CLUSTER_RULES = (
         ),
         field=".spec.workers",
     ),
+)
+CLAIM_PATH = _matches(
+    r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[a-z0-9]([-a-z0-9.]*[a-z0-9])?)+",
+    "name the cluster that asks as namespace/name, one pair a level",
 )
 MACHINE_SPEC_RULES = (
     Rule("self == oldSelf", "a machine cannot be changed: delete it, and its cluster makes another", forbidden=True),

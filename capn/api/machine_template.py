@@ -35,6 +35,7 @@ class InfrastructureKind(StrEnum):
     LIBVIRT = "libvirt"
     KUBEVIRT = "kubevirt"
     MEMORY = "memory"
+    PARENT = "parent"
 
 
 class Machine(Model):

@@ -15,17 +15,9 @@ from typing import Any, Literal
 from capn import names
 from capn.build.kubeadm import API_PORT
 from capn.build.quantity import parse_quantity
+from capn.build.stamps import LABEL_CLUSTER_ID, LABEL_VM, Stamp, build_labels, build_metadata
 
 KUBEVIRT_API = "kubevirt.io/v1"
-LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
-MANAGED_BY = "capn"
-# Of a machine's launcher pods and of what serves it; the value is the VM's UUID.
-LABEL_VM = f"{names.GROUP}/vm"
-# Of everything of one cluster; the value is a UUID made from the cluster's UID.
-LABEL_CLUSTER_ID = f"{names.GROUP}/cluster-id"
-ANNOTATION_NAMESPACE = f"{names.GROUP}/owner-namespace"
-ANNOTATION_MACHINE = f"{names.GROUP}/owner-machine"
-ANNOTATION_CLUSTER_UID = f"{names.GROUP}/owner-cluster-uid"
 ROOT, SEED = "root", "seed"
 # Where a containerDisk of ours (`capn.image.containerdisk`) has them.
 KERNEL_PATH, INITRD_PATH = "/boot/vmlinuz", "/boot/initrd.img"
@@ -41,22 +33,6 @@ _NODE_PORTS: tuple[tuple[str, int, Literal["TCP", "UDP"]], ...] = (
 _PROBE = {"periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 6}
 
 RootDisk = Literal["containerDisk", "dataVolume", "persistentVolumeClaim"]
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """Whose an object is. `machine` and `machine_uid` are empty for what belongs to a whole cluster."""
-
-    namespace: str
-    cluster: str
-    cluster_uid: str
-    machine: str = ""
-    machine_uid: str = ""
-
-    @property
-    def owner_uid(self) -> str:
-        """The UID that decides whose the object is."""
-        return self.machine_uid or self.cluster_uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,50 +60,6 @@ class VirtualMachineInput:
     grace_s: int = 30
     pull_secret: str | None = None
     node_selector: Mapping[str, str] = field(default_factory=dict)
-
-
-def build_labels(stamp: Stamp) -> dict[str, str]:
-    """Labels that find an object: by cluster, and by machine if it is a machine's."""
-    labels = {
-        LABEL_MANAGED_BY: MANAGED_BY,
-        LABEL_CLUSTER_ID: names.build_network_uuid(stamp.cluster_uid),
-        names.LABEL_CLUSTER: stamp.cluster,
-    }
-    return labels | ({LABEL_VM: names.build_domain_uuid(stamp.machine_uid)} if stamp.machine_uid else {})
-
-
-def build_metadata(namespace: str, name: str, stamp: Stamp, **labels: str) -> dict[str, Any]:
-    """Metadata with the owner's stamp."""
-    annotations = {
-        names.ANNOTATION_OWNER_UID: stamp.owner_uid,
-        ANNOTATION_CLUSTER_UID: stamp.cluster_uid,
-        ANNOTATION_NAMESPACE: stamp.namespace,
-        **({ANNOTATION_MACHINE: stamp.machine} if stamp.machine else {}),
-    }
-    return {
-        "name": name,
-        "namespace": namespace,
-        "labels": build_labels(stamp) | labels,
-        "annotations": annotations,
-    }
-
-
-def read_stamp(obj: Mapping[str, Any]) -> Stamp | None:
-    """The stamp of an object as a server returned it; None when it has none of ours."""
-    meta = obj.get("metadata") or {}
-    labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
-    owner = annotations.get(names.ANNOTATION_OWNER_UID)
-    cluster_uid = annotations.get(ANNOTATION_CLUSTER_UID)
-    if not owner or not cluster_uid:
-        return None
-    machine = annotations.get(ANNOTATION_MACHINE, "")
-    return Stamp(
-        namespace=annotations.get(ANNOTATION_NAMESPACE, ""),
-        cluster=labels.get(names.LABEL_CLUSTER, ""),
-        cluster_uid=cluster_uid,
-        machine=machine,
-        machine_uid=owner if machine else "",
-    )
 
 
 def build_seed_secret(namespace: str, name: str, stamp: Stamp, user_data: bytes) -> dict[str, Any]:

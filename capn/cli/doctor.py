@@ -21,7 +21,7 @@ from capn.dev.accel import probe_both
 from capn.errors import CapnError, TerminalError
 from capn.kube.connect import connect_kubeconfig
 from capn.parts.host import find_missing, list_packages
-from capn.providers.kubevirt.connect import connect_by_secret
+from capn.providers.connect import connect_by_secret
 from capn.settings import Endpoint, KubeVirtEndpoint, LibvirtEndpoint, cache_dir, load_settings
 
 _GIB = 1 << 30

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from capn.errors import CapnError
+from capn.errors import CapnError, PendingError
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +77,8 @@ async def run_phases(phases: Sequence[Phase[ScopeT]], scope: ScopeT) -> Progress
     for phase in phases:
         try:
             outcome: Outcome = await phase.run(scope)
+        except PendingError as pending:
+            outcome = Wait(pending.reason, str(pending), pending.after_s)
         except CapnError as error:
             outcome = Failed(error)
         except Exception as error:

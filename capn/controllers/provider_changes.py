@@ -1,4 +1,4 @@
-"""Listens to each provider that is in use and wakes machines whose VM changed without our doing.
+"""Listens to each provider that is in use and wakes what changed there without our doing.
 
 Role: hands providers to reconcilers and begins to listen to one when it is first asked for, so that an endpoint that
 nobody uses is never connected to. Must not: decide what a change means.
@@ -15,7 +15,7 @@ import structlog
 from capn.api.machine_template import Infrastructure
 from capn.controllers.deps import Providers
 from capn.errors import CapnError
-from capn.providers.base import MachineRef, Provider
+from capn.providers.base import ClusterRef, MachineRef, Provider
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ REOPEN_S = 5.0
 class ProviderChanges:
     """`Providers` with ears."""
 
-    def __init__(self, providers: Providers, wake: Callable[[MachineRef], None]) -> None:
+    def __init__(self, providers: Providers, wake: Callable[[MachineRef | ClusterRef], None]) -> None:
         self._providers = providers
         self._wake = wake
         self._tasks: dict[int, asyncio.Task[None]] = {}

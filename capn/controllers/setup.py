@@ -22,7 +22,7 @@ from capn.controllers.wakers import cluster_of, index_by_cluster, on_removal, on
 from capn.kube.client import KubeClient
 from capn.kube.decode import Object
 from capn.kube.http import HttpKubeClient
-from capn.providers.base import MachineRef
+from capn.providers.base import ClusterRef, MachineRef
 from capn.runtime.clock import utc_now
 from capn.runtime.controller import Controller, Key
 from capn.runtime.events import EventRecorder
@@ -102,8 +102,11 @@ class Controllers:
         else:
             self.machine_controller.queue.add(key)
 
-    def _wake_ref(self, ref: MachineRef) -> None:
-        self._wake_machine(ref.cluster.namespace, ref.name)
+    def _wake_ref(self, ref: MachineRef | ClusterRef) -> None:
+        if isinstance(ref, MachineRef):
+            self._wake_machine(ref.cluster.namespace, ref.name)
+        else:
+            self.cluster_controller.queue.add(Key(ref.namespace, ref.name))
 
     def _wake_machine(self, namespace: str, name: str) -> None:
         self.machine_controller.queue.add(Key(namespace, name))

@@ -8,7 +8,7 @@ correctness needs.
 Errors: `InvalidSpecError` / `TerminalError` (unknown image, no capacity, not ours), `UnreachableError` (hypervisor
 down). Reasons used: ImageNotFound, InsufficientMemory, CIDRCollision, OwnedByAnother, HypervisorUnreachable.
 A hypervisor that is itself asynchronous (KubeVirt) answers `ensure_machine` with CREATING and tells by `changes` when
-there is more to see; what keeps a VM from running is its `Problem`.
+there is more to see, and `ensure_cluster` with PendingError; what keeps a VM from running is its `Problem`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ class ClusterRequest:
     """Desired infrastructure of a cluster. CIDRs are those of the child, so that the provider can refuse overlaps.
 
     `endpoint_host` is what an earlier call returned: certificates hold it, so an endpoint that has to be made again
-    must be there again.
+    must be there again. `path` says whose the cluster is, namespace/name a level, when a child of ours asks for it.
     """
 
     ref: ClusterRef
+    path: str
+    version: str
     pod_cidr: str
     service_cidr: str
     endpoint_host: str | None = None
@@ -168,8 +170,11 @@ class Provider(Protocol):
         """
         ...
 
-    def changes(self) -> AsyncIterator[MachineRef]:
-        """Machines whose VM changed state without our doing (stopped, crashed, undefined), as they happen."""
+    def changes(self) -> AsyncIterator[MachineRef | ClusterRef]:
+        """Machines whose VM changed state without our doing (stopped, crashed, undefined), as they happen.
+
+        Clusters too, where their network is made by somebody else (`ensure_cluster` raised PendingError).
+        """
         ...
 
     async def open_child(self, ref: ClusterRef, kubeconfig: bytes) -> KubeClient:

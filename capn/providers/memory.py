@@ -71,7 +71,9 @@ class MemoryProvider:
     async def ensure_cluster(self, request: ClusterRequest) -> ObservedCluster:
         """The cluster's network; InvalidSpecError (CIDRCollision) when the child's addresses overlap it."""
         await self._call()
-        check_cidrs(request, ())
+        check_cidrs(
+            request, [("a network that the administrator reserved", net) for net in self._endpoint.reserved_cidrs]
+        )
         known = self.world.clusters.get(request.ref.uid)
         cluster = known or self.world.add_cluster(request.ref)
         try:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from capn.api.machine_template import Infrastructure
 from capn.errors import InvalidSpecError, TerminalError
 from capn.providers.base import Provider
+from capn.providers.connect import connect_by_secret
 from capn.providers.images import ImageSource, NoImages
-from capn.providers.kubevirt.connect import connect_by_secret
 from capn.providers.kubevirt.console import KubeVirtClient
 from capn.providers.kubevirt.provider import KubeVirtProvider
 from capn.providers.memory import MemoryProvider
-from capn.settings import Endpoint, KubeVirtEndpoint, LibvirtEndpoint, MemoryEndpoint, Settings
+from capn.providers.parent.provider import ParentProvider
+from capn.settings import Endpoint, KubeVirtEndpoint, LibvirtEndpoint, MemoryEndpoint, ParentEndpoint, Settings
 
 _FIELD = "spec.infrastructure.endpoint"
 
@@ -68,6 +69,8 @@ class ProviderRegistry:
                 return MemoryProvider(endpoint)
             case KubeVirtEndpoint():
                 return self._build_kubevirt(endpoint)
+            case ParentEndpoint():
+                return self._build_parent(endpoint)
             case LibvirtEndpoint():
                 return self._build_libvirt(endpoint)
 
@@ -80,6 +83,12 @@ class ProviderRegistry:
             return own if key is None else await connect_by_secret(own, key)
 
         return KubeVirtProvider(endpoint, connect, owns_client=key is not None)
+
+    def _build_parent(self, endpoint: ParentEndpoint) -> Provider:
+        own = self._client
+        if own is None:
+            raise TerminalError("a parent endpoint needs the controller's connection to its own cluster")
+        return ParentProvider(endpoint, lambda: connect_by_secret(own, endpoint.kubeconfig))
 
     def _build_libvirt(self, endpoint: LibvirtEndpoint) -> Provider:
         try:

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,8 @@ import libvirt
 
 from capn import names
 from capn.api.resources import (
+    NESTED_CLUSTER,
+    NESTED_MACHINE,
     PERSISTENT_VOLUME_CLAIM,
     POD,
     SECRET,
@@ -26,8 +29,8 @@ from capn.api.resources import (
 )
 from capn.build.cloudinit import BootstrapMode, UserDataInput, build_user_data
 from capn.build.kubeadm import ClusterConfigInput, NodeInput, build_init_config
-from capn.build.kubevirt_objects import LABEL_CLUSTER_ID
 from capn.build.pki import ClusterPki, generate_pki
+from capn.build.stamps import LABEL_CLUSTER_ID
 from capn.dev import processes
 from capn.dev.hypervisor import Hypervisor
 from capn.dev.parent_flags import API_SERVER
@@ -39,10 +42,13 @@ from capn.providers.images import NodeImage
 from capn.providers.kubevirt.provider import KubeVirtProvider
 from capn.providers.libvirt.provider import LibvirtProvider
 from capn.providers.memory import MemoryProvider
-from capn.settings import KubeVirtEndpoint, LibvirtEndpoint, MemoryEndpoint
+from capn.providers.parent.place import machine_name
+from capn.providers.parent.provider import ParentProvider
+from capn.settings import KubeVirtEndpoint, LibvirtEndpoint, MemoryEndpoint, ParentEndpoint, SecretKey
 from tests.harness.cloning_driver import SOURCE, CloningDriver
 from tests.harness.kubevirt_ground import Ground
 from tests.harness.kubevirt_world import KubeVirtWorld
+from tests.harness.scenario import Scenario
 
 VERSION = "v1.99.0"
 # In the bootstrap data of every machine here; it must turn up nowhere but in the seed.
@@ -55,7 +61,8 @@ def cluster_ref(name: str = "demo", *, uid: str | None = None) -> ClusterRef:
 
 
 def cluster_request(ref: ClusterRef, *, pod_cidr: str = "10.244.0.0/16") -> ClusterRequest:
-    return ClusterRequest(ref=ref, pod_cidr=pod_cidr, service_cidr="10.96.0.0/16")
+    path = f"{ref.namespace}/{ref.name}"
+    return ClusterRequest(ref=ref, path=path, version=VERSION, pod_cidr=pod_cidr, service_cidr="10.96.0.0/16")
 
 
 def control_plane(cluster: ClusterRef, **changes: object) -> MachineRequest:
@@ -76,9 +83,9 @@ def machine_request(cluster: ClusterRef, name: str, *, role: str, ordinal: int, 
         "ordinal": ordinal,
         "version": VERSION,
         "image": None,
-        "cpus": 1,
+        "cpus": 2,  # as many as admission asks of a control plane
         "memory_mib": 64,
-        "disk_gib": 1,
+        "disk_gib": 4,  # the smallest that admission lets through
         "bootstrap_data": user_data(ref),
     }
     return MachineRequest(**(values | changes))
@@ -129,6 +136,10 @@ class Rig(Protocol):
     disk_survives: bool
     # Whether the provider itself knows how much memory the hosts have.
     knows_memory: bool
+    # Whether `plan_machine` knows what the hypervisor would refuse; where not, the machine's Problem says it.
+    plans: bool
+    # Whether a VM that ended is brought back without being asked, while its disk or its bootstrap data is there.
+    restarts: bool
 
     @property
     def provider(self) -> Provider:
@@ -165,6 +176,8 @@ class MemoryRig:
     collides = "10.0.0.0/8"
     disk_survives = True
     knows_memory = True
+    plans = True
+    restarts = False
     provider: MemoryProvider = field(
         default_factory=lambda: MemoryProvider(MemoryEndpoint(versions=(VERSION,), memory_mib=16 * 1024))
     )
@@ -190,11 +203,85 @@ class MemoryRig:
         await self.provider.close()
 
 
+class ParentRig:
+    """The provider on a whole capn: its claims are satisfied by the real controllers and the memory provider."""
+
+    collides = "198.18.0.0/15"
+    disk_survives = True
+    knows_memory = False
+    plans = False
+    restarts = True
+
+    def __init__(self, parent: Scenario) -> None:
+        self.parent = parent
+        self.provider = self._open()
+
+    @classmethod
+    async def open(cls) -> ParentRig:
+        """A parent that has just started."""
+        parent = Scenario(
+            MemoryEndpoint(versions=(VERSION,), memory_mib=16 * 1024, reserved_cidrs=(IPv4Network("198.18.0.0/16"),))
+        )
+        await parent.start()
+        return cls(parent)
+
+    def _open(self) -> ParentProvider:
+        async def connect() -> KubeClient:
+            return self.parent.api
+
+        endpoint = ParentEndpoint(
+            kubeconfig=SecretKey(namespace="capn-system", name="parent"),
+            namespace="claims",
+            path="team/child",
+            infrastructure_kind="memory",
+        )
+        return ParentProvider(endpoint, connect)
+
+    async def reopen(self) -> Provider:
+        return self._open()
+
+    async def stop_vm(self, ref: MachineRef) -> None:
+        self.parent.provider.crash(await self._find(ref))
+
+    async def lose_vm(self, ref: MachineRef) -> None:
+        self.parent.provider.remove(await self._find(ref))
+
+    async def _find(self, ref: MachineRef) -> MachineRef:
+        """The machine as the parent's hypervisor has it."""
+        claim = await self.parent.api.get(NESTED_MACHINE, machine_name(ref), "claims")
+        assert claim is not None
+        uid = claim["metadata"]["uid"]
+        await self.parent.until(lambda: uid in self.parent.world.machines)
+        return self.parent.world.machines[uid].ref
+
+    async def blink(self) -> None:
+        """The parent's controllers die and start again, and its API server's watches break."""
+        await self.parent.restart()
+        self.parent.api.drop_watches()
+
+    async def inventory(self) -> tuple[object, ...]:
+        world = self.parent.world
+        return sorted(world.clusters), sorted((uid, machine.state) for uid, machine in world.machines.items())
+
+    async def close(self) -> None:
+        await self.provider.close()
+        left = [
+            item["metadata"]["name"]
+            for resource in (NESTED_CLUSTER, NESTED_MACHINE, SECRET)
+            for item in (await self.parent.api.list(resource)).items
+        ]
+        await self.parent.kill()
+        await self.parent.provider.close()
+        assert left == [], left
+
+
 class SimulatedKubeVirtRig:
     """The provider on the double of a cluster with KubeVirt."""
 
     collides = "10.0.0.0/8"
     knows_memory = False
+    plans = True
+    restarts = False
 
     def __init__(
         self, world: KubeVirtWorld, endpoint: KubeVirtEndpoint | None = None, *, disk_survives: bool = False
@@ -239,6 +326,8 @@ class KubeVirtRig:
 
     collides = "198.18.0.0/15"
     knows_memory = False
+    plans = True
+    restarts = False
 
     def __init__(
         self, ground: Ground, account: HttpKubeClient, admin: HttpKubeClient, driver: CloningDriver | None = None
@@ -327,6 +416,8 @@ class LibvirtRig:
     collides = "10.0.0.0/8"
     disk_survives = True
     knows_memory = True
+    plans = True
+    restarts = False
 
     def __init__(self, hypervisor: Hypervisor, images: OneImage, endpoint: LibvirtEndpoint | None = None) -> None:
         self.hypervisor = hypervisor

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from capn import names
 from capn.api.machine_template import Infrastructure
@@ -18,12 +18,12 @@ from capn.api.resources import NAMESPACE, NESTED_CLUSTER, NESTED_MACHINE, SECRET
 from capn.controllers.setup import Controllers
 from capn.kube.client import KubeClient
 from capn.kube.memory import MemoryKubeClient
-from capn.providers.base import ClusterRef, MachineRef
+from capn.providers.base import ClusterRef, MachineRef, Provider
 from capn.providers.memory import MemoryProvider
 from capn.providers.memory_world import MemoryWorld
 from capn.providers.registry import ProviderRegistry
 from capn.runtime.clock import utc_now
-from capn.settings import MemoryEndpoint, Settings
+from capn.settings import Endpoint, MemoryEndpoint, Settings
 
 LIMIT_S = 20.0
 NAMESPACE_NAME = "team"
@@ -43,11 +43,11 @@ class Recorded:
 
 
 class OneProvider:
-    """The scenario's provider under the name `default`; the registry's own refusal for every other."""
+    """The scenario's provider for every endpoint that its settings name; the registry's own refusal for every other."""
 
-    def __init__(self, provider: MemoryProvider) -> None:
+    def __init__(self, provider: Provider, settings: Settings) -> None:
         self._provider = provider
-        self._registry = ProviderRegistry(Settings(endpoints={"memory": {"default": MemoryEndpoint()}}))
+        self._registry = ProviderRegistry(settings, client=cast("Any", MemoryKubeClient()))  # never connected to
 
     def get(self, infrastructure: Infrastructure) -> Any:
         self._registry.get(infrastructure)
@@ -57,23 +57,33 @@ class OneProvider:
 class Scenario:
     """Drives the controllers; waits on conditions, never on time."""
 
-    def __init__(self, endpoint: MemoryEndpoint | None = None, *, bootstrap_timeout_s: float = 1800.0) -> None:
-        self.api = MemoryKubeClient()
+    def __init__(
+        self,
+        endpoint: MemoryEndpoint | None = None,
+        *,
+        bootstrap_timeout_s: float = 1800.0,
+        api: MemoryKubeClient | None = None,
+        world: MemoryWorld | None = None,
+        endpoints: Mapping[str, Mapping[str, Endpoint]] | None = None,
+    ) -> None:
+        self.api = api or MemoryKubeClient()
         self.user = self.api.as_manager("kubectl")
-        self.world = MemoryWorld(utc_now)
+        self.world = world or MemoryWorld(utc_now)
         self.endpoint = endpoint or MemoryEndpoint()
+        named = endpoints or {"memory": {"default": MemoryEndpoint()}}
+        self.settings = Settings(endpoints={kind: dict(by_name) for kind, by_name in named.items()})
         self.events = Recorded()
         self.bootstrap_timeout_s = bootstrap_timeout_s
-        self.provider = MemoryProvider(self.endpoint, world=self.world)
+        self.provider: Any = self.build_provider()
         self._tasks: list[asyncio.Task[None]] = []
         self.controllers: Controllers | None = None
 
     async def start(self, client: KubeClient | None = None) -> None:
         """Start the controllers, through `client` if one is given (a faulty one)."""
-        self.provider = MemoryProvider(self.endpoint, world=self.world)
+        self.provider = self.build_provider()
         self.controllers = parts = Controllers(
             client or self.api,
-            OneProvider(self.provider),
+            OneProvider(self.provider, self.settings),
             self.events,
             bootstrap_timeout_s=self.bootstrap_timeout_s,
         )
@@ -82,6 +92,19 @@ class Scenario:
         await asyncio.gather(parts.clusters.wait_synced(), parts.machines.wait_synced())
         more = (parts.cluster_controller.run(), parts.machine_controller.run(), parts.hold())
         self._tasks += [asyncio.create_task(run) for run in more]
+
+    def build_provider(self) -> Any:
+        """The provider of the controllers that start now; what it made before is in the world."""
+        return MemoryProvider(self.endpoint, world=self.world)
+
+    async def open_child(self, ref: ClusterRef, kubeconfig: bytes) -> KubeClient:
+        """The API of a cluster of this scenario, as its controllers see it."""
+        child: KubeClient = await self.provider.open_child(ref, kubeconfig)
+        return child
+
+    def api_of(self, uid: str) -> MemoryKubeClient:
+        """The simulated API of the cluster with that UID."""
+        return self.world.clusters[uid].api
 
     async def kill(self) -> None:
         """Stop the controllers wherever they are; the guests go on."""

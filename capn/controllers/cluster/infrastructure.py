@@ -11,11 +11,14 @@ from capn.providers.base import ClusterRequest
 
 async def reconcile_infrastructure(scope: ClusterScope) -> Wait | None:
     """Ensure the network; from then on the endpoint never changes, since certificates and kubeconfigs hold it."""
-    refuse_unsupported_changes(scope)
     spec = scope.cluster.spec
+    if spec.claim is None:
+        refuse_unsupported_changes(scope)
     known = scope.cluster.status.endpoint
     request = ClusterRequest(
         ref=scope.ref,
+        path=scope.cluster.path,
+        version=spec.version,
         pod_cidr=spec.network.pod_cidr,
         service_cidr=spec.network.service_cidr,
         endpoint_host=known.host if known is not None else None,

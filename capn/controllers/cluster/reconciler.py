@@ -15,6 +15,7 @@ from capn.api.cluster import NestedCluster
 from capn.api.conditions import ClusterCondition
 from capn.api.machine import NestedMachine
 from capn.api.resources import NESTED_CLUSTER
+from capn.controllers.cluster import claim
 from capn.controllers.cluster.certificates import reconcile_certificates, reconcile_kubeconfig
 from capn.controllers.cluster.cni import reconcile_cni
 from capn.controllers.cluster.deletion import reconcile_deletion
@@ -70,7 +71,7 @@ class ClusterReconciler:
         if names.FINALIZER not in cluster.metadata.finalizers:
             written = await add_finalizer(self._deps.client, NESTED_CLUSTER, cluster.metadata)
             self._deps.clusters.note_write(written)
-        progress = await run_phases(PHASES, scope)
+        progress = await run_phases(PHASES if cluster.spec.claim is None else claim.PHASES, scope)
         await self._write(scope, compute_status(scope, progress, now=self._now()))
         return self._conclude(progress)
 

@@ -12,6 +12,7 @@ from capn import names
 from capn.api.cluster import Endpoint, MachineCounts, NestedClusterStatus
 from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, is_true, overlay
 from capn.api.machine import NestedMachine
+from capn.controllers.cluster import claim
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Outcome, Progress, Wait, describe
 from capn.errors import TerminalError
@@ -24,6 +25,7 @@ PHASED = (
     ClusterCondition.CONTROL_PLANE_INITIALIZED,
     ClusterCondition.CNI_READY,
 )
+BY_MACHINES = (ClusterCondition.CONTROL_PLANE_READY, ClusterCondition.WORKERS_READY)
 DONE_REASON = {
     ClusterCondition.INFRASTRUCTURE_READY: "NetworkReady",
     ClusterCondition.CERTIFICATES_AVAILABLE: "Available",
@@ -37,13 +39,16 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
     """The status of a cluster that is neither paused nor being deleted."""
     previous = scope.cluster.status
     conditions = ConditionSet(previous.conditions, now=now, generation=scope.cluster.metadata.generation)
-    for kind in PHASED:
-        _set_phased(conditions, kind, scope, progress)
-    control_planes = _count(scope.control_planes(), scope.cluster.spec.control_plane.replicas)
-    workers = _count(scope.workers(), sum(pool.replicas for pool in scope.cluster.spec.workers))
-    _set_machines(conditions, ClusterCondition.CONTROL_PLANE_READY, control_planes, scope.control_planes())
-    _set_machines(conditions, ClusterCondition.WORKERS_READY, workers, scope.workers())
-    _set_summary(conditions, scope, progress)
+    kinds = _condition_kinds(scope)
+    for kind in kinds:
+        if kind not in BY_MACHINES:
+            _set_phased(conditions, kind, scope, progress)
+    control_planes = _count(scope.control_planes(), _desired_control_planes(scope))
+    workers = _count(scope.workers(), _desired_workers(scope))
+    if ClusterCondition.WORKERS_READY in kinds:
+        _set_machines(conditions, ClusterCondition.CONTROL_PLANE_READY, control_planes, scope.control_planes())
+        _set_machines(conditions, ClusterCondition.WORKERS_READY, workers, scope.workers())
+    _set_summary(conditions, kinds, scope, progress)
     failure = _failure(scope, progress)
     return NestedClusterStatus(
         observed_generation=scope.cluster.metadata.generation,
@@ -84,6 +89,21 @@ def _overlay(scope: ClusterScope, kind: ClusterCondition, why: tuple[str, str], 
     )
 
 
+def _condition_kinds(scope: ClusterScope) -> tuple[ClusterCondition, ...]:
+    return (*PHASED, *BY_MACHINES) if scope.cluster.spec.claim is None else claim.CONDITIONS
+
+
+def _desired_control_planes(scope: ClusterScope) -> int:
+    """What the spec asks for; of a claim's machines the child decides."""
+    spec = scope.cluster.spec
+    return spec.control_plane.replicas if spec.claim is None else len(scope.control_planes())
+
+
+def _desired_workers(scope: ClusterScope) -> int:
+    spec = scope.cluster.spec
+    return sum(pool.replicas for pool in spec.workers) if spec.claim is None else len(scope.workers())
+
+
 def _set_phased(conditions: ConditionSet, kind: ClusterCondition, scope: ClusterScope, progress: Progress) -> None:
     if kind not in progress.outcomes:
         if scope.was_true(kind):  # an earlier phase failed just now; what was reached is still there
@@ -122,9 +142,10 @@ def _set_machines(
     conditions.set(kind, "False", "WaitingForMachines", f"{counts.ready} of {counts.desired} ready")
 
 
-def _set_summary(conditions: ConditionSet, scope: ClusterScope, progress: Progress) -> None:
-    parts = (*PHASED, ClusterCondition.CONTROL_PLANE_READY, ClusterCondition.WORKERS_READY)
-    lacking = next((kind for kind in parts if not conditions.is_true(kind)), None)
+def _set_summary(
+    conditions: ConditionSet, kinds: tuple[ClusterCondition, ...], scope: ClusterScope, progress: Progress
+) -> None:
+    lacking = next((kind for kind in kinds if not conditions.is_true(kind)), None)
     failure = _failure(scope, progress)
     conditions.set(ClusterCondition.PAUSED, "False", "NotPaused")
     if failure is not None:

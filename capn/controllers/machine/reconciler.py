@@ -14,6 +14,7 @@ from capn.api.machine import NestedMachine
 from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE
 from capn.controllers.deps import Deps
 from capn.controllers.finalizer import add_finalizer
+from capn.controllers.machine import claim
 from capn.controllers.machine.bootstrap import reconcile_bootstrap
 from capn.controllers.machine.bootstrap_data import reconcile_bootstrap_data
 from capn.controllers.machine.deletion import reconcile_deletion
@@ -64,7 +65,7 @@ class MachineReconciler:
         if names.FINALIZER not in machine.metadata.finalizers:
             written = await add_finalizer(self._deps.client, NESTED_MACHINE, machine.metadata)
             self._deps.machines.note_write(written)
-        progress = await run_phases(PHASES, scope)
+        progress = await run_phases(claim.PHASES if scope.claimed else PHASES, scope)
         if not is_too_early(scope, progress):
             await self._write(scope, compute_status(scope, progress, now=self._now()))
         return self._conclude(progress)

@@ -62,6 +62,11 @@ class MachineScope:
         )
 
     @property
+    def claimed(self) -> bool:
+        """Whether a child claims this machine, and manages the node that it becomes."""
+        return self.cluster is not None and self.cluster.spec.claim is not None
+
+    @property
     def bootstrapped(self) -> bool:
         """Whether the last written status says that the machine has joined."""
         return self.was_true(MachineCondition.BOOTSTRAP_SUCCEEDED)

@@ -15,6 +15,8 @@ PHASED = (
     MachineCondition.BOOTSTRAP_SUCCEEDED,
     MachineCondition.NODE_HEALTHY,
 )
+# Of a machine that a child claims: its node is the child's to look at.
+CLAIMED = PHASED[:-1]
 DONE_REASON = {
     MachineCondition.BOOTSTRAP_DATA_READY: "Available",
     MachineCondition.INFRASTRUCTURE_READY: "MachineRunning",
@@ -27,9 +29,10 @@ def compute_status(scope: MachineScope, progress: Progress, *, now: str) -> Nest
     """The status of a machine that is neither paused nor being deleted."""
     previous, generation = scope.machine.status, scope.machine.metadata.generation
     conditions = ConditionSet(previous.conditions, now=now, generation=generation)
-    for kind in PHASED:
+    kinds = CLAIMED if scope.claimed else PHASED
+    for kind in kinds:
         _set_phased(conditions, kind, scope, progress)
-    _set_ready(conditions)
+    _set_ready(conditions, kinds)
     error = progress.error
     failed = isinstance(error, TerminalError)
     return NestedMachineStatus(
@@ -84,9 +87,9 @@ def _set_phased(conditions: ConditionSet, kind: MachineCondition, scope: Machine
         conditions.set(kind, "Unknown" if silent else "False", outcome.error.reason, str(outcome.error))
 
 
-def _set_ready(conditions: ConditionSet) -> None:
+def _set_ready(conditions: ConditionSet, kinds: tuple[MachineCondition, ...]) -> None:
     conditions.set(MachineCondition.PAUSED, "False", "NotPaused")
-    lacking = next((kind for kind in PHASED if not conditions.is_true(kind)), None)
+    lacking = next((kind for kind in kinds if not conditions.is_true(kind)), None)
     if lacking is None:
         conditions.set(MachineCondition.READY, "True", "MachineReady")
         return

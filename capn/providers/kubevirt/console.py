@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 from capn import names
 from capn.api.resources import POD, VIRTUAL_MACHINE
-from capn.build.kubevirt_objects import LABEL_VM
+from capn.build.stamps import LABEL_VM
 from capn.errors import NotFoundError, TransientError
 from capn.kube.client import KubeClient
 from capn.providers.base import MachineRef
-from capn.providers.kubevirt.place import Place, is_owned
+from capn.providers.kubevirt.place import Place
+from capn.providers.stamps import is_owned
 
 CONTAINER = "guest-console-log"
 # A guest repeats its last word every few seconds; what it said longer ago does not matter.

@@ -14,12 +14,13 @@ from typing import Any
 from capn.api.resources import SERVICE, SERVICE_CIDR
 from capn.build.kubeadm import API_PORT
 from capn.build.kubevirt_objects import build_api_service
-from capn.errors import ApiStatusError, TransientError
+from capn.errors import ApiStatusError, PendingError
 from capn.kube.client import KubeClient
+from capn.providers.adopt import create_or_adopt
 from capn.providers.base import ClusterRef, ClusterRequest, ObservedCluster
 from capn.providers.checks import check_cidrs
-from capn.providers.kubevirt.adopt import create_or_adopt
-from capn.providers.kubevirt.place import Place, build_cluster_stamp, is_owned, refuse_foreign
+from capn.providers.kubevirt.place import Place
+from capn.providers.stamps import build_cluster_stamp, is_owned, refuse_foreign
 from capn.settings import KubeVirtEndpoint
 
 
@@ -64,7 +65,7 @@ async def list_used_networks(client: KubeClient, endpoint: KubeVirtEndpoint) -> 
 
 
 def compute_endpoint(service: Mapping[str, Any], endpoint: KubeVirtEndpoint) -> ObservedCluster:
-    """Where the API answers. TransientError (WaitingForLoadBalancer) while nobody has given the Service an address."""
+    """Where the API answers. PendingError (WaitingForLoadBalancer) while nobody has given the Service an address."""
     port = service["spec"]["ports"][0].get("nodePort") if endpoint.service_type == "NodePort" else API_PORT
     host = endpoint.endpoint_host or _own_address(service, endpoint)
     return ObservedCluster(endpoint_host=host, endpoint_port=int(port or API_PORT), machine_cidr=None)
@@ -77,7 +78,7 @@ def _own_address(service: Mapping[str, Any], endpoint: KubeVirtEndpoint) -> str:
     given = [entry.get("ip") or entry.get("hostname") for entry in ingress]
     if not any(given):
         meta = service["metadata"]
-        raise TransientError(
+        raise PendingError(
             f"Service {meta['namespace']}/{meta['name']} has no address yet: a load balancer controller must give it"
             " one; without one, set the endpoint's service_type to ClusterIP",
             reason="WaitingForLoadBalancer",

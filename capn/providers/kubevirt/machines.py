@@ -19,7 +19,6 @@ from capn.api.resources import (
     Resource,
 )
 from capn.build.kubevirt_objects import (
-    LABEL_VM,
     VirtualMachineInput,
     build_node_service,
     build_release_patch,
@@ -27,15 +26,17 @@ from capn.build.kubevirt_objects import (
     build_virtual_machine,
     is_persistent,
 )
+from capn.build.stamps import LABEL_VM
 from capn.errors import TerminalError, TransientError
 from capn.kube.client import KubeClient
+from capn.providers.adopt import create_or_adopt
 from capn.providers.base import MachineRef, MachineRequest, MachineState
 from capn.providers.checks import build_machine_vanished, image_name
-from capn.providers.kubevirt.adopt import create_or_adopt
 from capn.providers.kubevirt.console import list_pods
-from capn.providers.kubevirt.place import Place, build_stamp, is_owned, refuse_foreign
+from capn.providers.kubevirt.place import Place
 from capn.providers.kubevirt.storage import choose_root_disk, ensure_volume
 from capn.providers.kubevirt.views import compute_state
+from capn.providers.stamps import build_stamp, is_owned, refuse_foreign
 from capn.settings import KubeVirtEndpoint
 
 _EMPTY_SEED = b"#cloud-config\n{}\n"

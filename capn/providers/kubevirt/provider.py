@@ -15,7 +15,8 @@ from typing import Any
 from capn import names
 from capn.api.resources import SERVICE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE
 from capn.build.kubeconfig import parse_kubeconfig
-from capn.build.kubevirt_objects import LABEL_CLUSTER_ID, has_seed
+from capn.build.kubevirt_objects import has_seed
+from capn.build.stamps import LABEL_CLUSTER_ID
 from capn.errors import TransientError
 from capn.kube.child import connect_child
 from capn.kube.client import KubeClient
@@ -31,10 +32,11 @@ from capn.providers.base import (
 from capn.providers.checks import build_image_not_found, image_name
 from capn.providers.kubevirt import endpoint as api_endpoint
 from capn.providers.kubevirt import machines
-from capn.providers.kubevirt.changes import watch_machines
 from capn.providers.kubevirt.console import KubeVirtClient, list_pods, read_console
-from capn.providers.kubevirt.place import Place, is_owned, read_machine_ref
-from capn.providers.kubevirt.views import compute_state, find_problem
+from capn.providers.kubevirt.place import Place
+from capn.providers.kubevirt.views import compute_state, find_problem, read_essence
+from capn.providers.object_changes import ObjectChanges
+from capn.providers.stamps import is_owned, read_machine_ref
 from capn.settings import KubeVirtEndpoint
 
 Connect = Callable[[], Awaitable[KubeVirtClient]]
@@ -127,7 +129,10 @@ class KubeVirtProvider:
 
     async def changes(self) -> AsyncIterator[MachineRef]:
         """Machines whose VM changed."""
-        async for ref in watch_machines(await self._client(), self._endpoint.namespace):
+        changes = ObjectChanges(
+            await self._client(), VIRTUAL_MACHINE, self._endpoint.namespace, read_machine_ref, read_essence
+        )
+        async for ref in changes.follow():
             yield ref
 
     async def open_child(self, ref: ClusterRef, kubeconfig: bytes) -> KubeClient:  # noqa: ARG002 - the Protocol's

@@ -14,10 +14,11 @@ from capn.api.resources import DATA_VOLUME, PERSISTENT_VOLUME_CLAIM, STORAGE_CLA
 from capn.build.kubevirt_objects import RootDisk, build_volume_claim
 from capn.errors import NotFoundError, TransientError
 from capn.kube.client import KubeClient
+from capn.providers.adopt import create_or_adopt
 from capn.providers.base import MachineRequest
 from capn.providers.checks import image_name
-from capn.providers.kubevirt.adopt import create_or_adopt
-from capn.providers.kubevirt.place import Place, build_stamp
+from capn.providers.kubevirt.place import Place
+from capn.providers.stamps import build_stamp
 from capn.settings import KubeVirtEndpoint
 
 # Sources: KEP-1845 and https://github.com/kubevirt/containerized-data-importer/blob/main/doc/datavolumes.md

@@ -45,6 +45,16 @@ def compute_state(vm: Json) -> MachineState:
     return MachineState.CREATING if state is MachineState.STOPPED and begins else state
 
 
+def read_essence(vm: Mapping[str, Any]) -> object:
+    """What of a VM matters to its machine; probe times and volume statuses do not."""
+    status = vm.get("status") or {}
+    conditions = [
+        (condition.get("type"), condition.get("status"), condition.get("reason"), condition.get("message"))
+        for condition in status.get("conditions") or ()
+    ]
+    return (status.get("printableStatus"), conditions, bool(vm["metadata"].get("deletionTimestamp")))
+
+
 def find_problem(vm: Json, instance: Json | None, pods: Iterable[Json]) -> Problem | None:
     """What keeps the VM from running, or None while it is just on its way."""
     status = _status(vm).get("printableStatus", "")

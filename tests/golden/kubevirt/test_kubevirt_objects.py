@@ -9,7 +9,6 @@ from syrupy.assertion import SnapshotAssertion
 
 from capn import names
 from capn.build.kubevirt_objects import (
-    Stamp,
     VirtualMachineInput,
     build_api_service,
     build_node_service,
@@ -18,6 +17,7 @@ from capn.build.kubevirt_objects import (
     build_virtual_machine,
     build_volume_claim,
 )
+from capn.build.stamps import Stamp
 from capn.build.yaml_text import build_yaml
 from tests.golden.snapshots import YamlFile
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
 
 from capn.api.resources import SERVICE, VIRTUAL_MACHINE
-from capn.build.kubevirt_objects import build_metadata, read_stamp
+from capn.build.stamps import build_metadata, read_stamp
 from capn.errors import InvalidSpecError, OwnershipError, TransientError
 from capn.providers.base import ClusterRef, MachineRef, MachineState, Problem
 from capn.providers.kubevirt.endpoint import compute_endpoint
-from capn.providers.kubevirt.place import Place, build_stamp, read_machine_ref
+from capn.providers.kubevirt.place import Place
 from capn.providers.kubevirt.provider import KubeVirtProvider
 from capn.providers.kubevirt.views import compute_state, find_problem
+from capn.providers.stamps import build_stamp, read_machine_ref
 from capn.settings import KubeVirtEndpoint, Settings
 from tests.contract.provider_rigs import SimulatedKubeVirtRig, cluster_ref, cluster_request, control_plane
 from tests.harness.kubevirt_world import KubeVirtWorld
@@ -185,11 +187,8 @@ async def test_a_lost_endpoint_is_made_again_where_it_was() -> None:
     made = await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
     await rig.world.delete(SERVICE, "api-demo", "tenant")
     assert await rig.provider.observe_cluster(cluster_ref()) is None
-    request = cluster_request(cluster_ref())
-    again = await rig.provider.ensure_cluster(
-        type(request)(ref=request.ref, pod_cidr=request.pod_cidr, service_cidr=request.service_cidr,
-                      endpoint_host=made.endpoint_host)
-    )  # fmt: skip
+    request = dataclasses.replace(cluster_request(cluster_ref()), endpoint_host=made.endpoint_host)
+    again = await rig.provider.ensure_cluster(request)
     assert again == made
 
 

@@ -1,4 +1,4 @@
-"""The connection to the cluster that runs an endpoint's VMs.
+"""The connection to another cluster that has an endpoint's machines.
 
 Role: the controller's own client, or one by the kubeconfig in the Secret that the administrator named. Must not: take a
 kubeconfig from a tenant's object.
@@ -24,11 +24,11 @@ async def connect_by_secret(client: KubeClient, key: SecretKey) -> HttpKubeClien
     where = f"Secret {key.namespace}/{key.name}"
     if not encoded:
         raise TransientError(
-            f"{where} has no key {key.key}: put the kubeconfig of the cluster that runs the VMs there",
+            f"{where} has no key {key.key}: put the kubeconfig of the cluster that has the machines there",
             reason="KubeconfigMissing",
         )
     try:
         kubeconfig = base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
-        raise InvalidSpecError("endpoints.kubevirt.kubeconfig", f"{where} key {key.key} is not base64") from error
+        raise InvalidSpecError("endpoints.kubeconfig", f"{where} key {key.key} is not base64") from error
     return await connect_kubeconfig(kubeconfig)

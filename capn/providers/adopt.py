@@ -1,6 +1,6 @@
 """Makes an object that may be there already, since a call before a crash or a neighbour's has made it.
 
-Role: the one way in which this provider creates. Must not: change what is there, or take over what is not ours.
+Role: how providers that talk to a Kubernetes API create. Must not: change what is there, or take over what is not ours.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from capn.api.resources import Resource
 from capn.errors import ConflictError, TransientError
 from capn.kube.client import KubeClient
-from capn.providers.kubevirt.place import refuse_foreign
+from capn.providers.stamps import refuse_foreign
 
 
 async def create_or_adopt(client: KubeClient, resource: Resource, obj: dict[str, Any], uid: str) -> dict[str, Any]:

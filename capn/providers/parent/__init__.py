@@ -1,0 +1,1 @@
+"""Machines of a child, claimed from its parent."""

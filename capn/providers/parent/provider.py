@@ -1,0 +1,260 @@
+"""The parent provider: a child's machines are claimed from the cluster that it is in, which may claim them in its turn.
+
+Role: implements `capn.providers.base.Provider` by objects of capn's own kinds in a namespace of the parent (ADR 12).
+So clusters nest while VMs stay flat: the first ancestor with a hypervisor makes them. Inputs: the endpoint's settings
+and a way to connect. Must not: wait (what the parent has not done yet is CREATING or a TransientError), need any right
+in the parent but on claims and their Secrets in that namespace, or hold state that a restart loses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from capn import names
+from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE, SECRET, Resource
+from capn.build.claims import (
+    ClaimedClusterInput,
+    ClaimedMachineInput,
+    build_claimed_cluster,
+    build_claimed_data,
+    build_claimed_machine,
+)
+from capn.build.kubeconfig import parse_kubeconfig
+from capn.build.report import encode_report
+from capn.build.stamps import LABEL_VM
+from capn.errors import NotFoundError, PendingError
+from capn.kube.child import connect_child
+from capn.kube.client import KubeClient
+from capn.providers.adopt import create_or_adopt
+from capn.providers.base import (
+    ClusterRef,
+    ClusterRequest,
+    MachineRef,
+    MachineRequest,
+    MachineState,
+    ObservedCluster,
+    ObservedMachine,
+)
+from capn.providers.checks import build_machine_vanished, check_cidrs
+from capn.providers.object_changes import ObjectChanges, follow_both
+from capn.providers.parent import views
+from capn.providers.parent.place import cluster_name, data_name, machine_name
+from capn.providers.stamps import build_cluster_stamp, build_stamp, is_owned, read_cluster_ref, read_machine_ref
+from capn.settings import ParentEndpoint
+
+Connect = Callable[[], Awaitable[KubeClient]]
+
+
+class ParentProvider:
+    """Machines of one child, claimed from its parent."""
+
+    kind = "parent"
+    keeps_addresses = False
+
+    def __init__(self, endpoint: ParentEndpoint, connect: Connect) -> None:
+        self._endpoint = endpoint
+        self._connect = connect
+        self._connecting = asyncio.Lock()
+        self._connected: KubeClient | None = None
+
+    async def observe_cluster(self, ref: ClusterRef) -> ObservedCluster | None:
+        """Where the claimed cluster's API will answer, or None."""
+        claim = await self._find_cluster(ref)
+        return None if claim is None else views.read_endpoint(claim)
+
+    async def ensure_cluster(self, request: ClusterRequest) -> ObservedCluster:
+        """Claim network and endpoint. PendingError (WaitingForParent) until the parent has them."""
+        check_cidrs(request, ())
+        client, ref = await self._client(), request.ref
+        claim = await self._find_cluster(ref)
+        if claim is None:
+            made = build_claimed_cluster(
+                ClaimedClusterInput(
+                    namespace=self._endpoint.namespace,
+                    name=cluster_name(ref),
+                    stamp=build_cluster_stamp(ref),
+                    path=f"{self._endpoint.path}/{request.path}",
+                    version=request.version,
+                    infrastructure=self._infrastructure(),
+                    pod_cidr=request.pod_cidr,
+                    service_cidr=request.service_cidr,
+                )
+            )
+            claim = await create_or_adopt(client, NESTED_CLUSTER, made, ref.uid)
+        if (endpoint := views.read_endpoint(claim)) is not None:
+            return endpoint
+        if (refusal := views.find_refusal(claim)) is not None:
+            raise refusal
+        raise PendingError("the parent has not made the cluster's network yet", reason="WaitingForParent")
+
+    async def delete_cluster(self, ref: ClusterRef) -> bool:
+        """Give the claim back; the parent removes the machines that are left with it."""
+        return await self._delete(NESTED_CLUSTER, cluster_name(ref), ref.uid)
+
+    async def ensure_address(self, ref: MachineRef) -> str | None:  # noqa: ARG002 - the Protocol's
+        """None: the machine's card has the address that leads to it."""
+        return None
+
+    async def observe_machine(self, ref: MachineRef) -> ObservedMachine | None:
+        """The VM as the parent tells; None without a claim, or when the parent says that the VM is lost."""
+        claim = await self._find_machine(ref)
+        return None if claim is None or views.is_lost(claim) else _observe(ref, claim)
+
+    async def plan_machine(self, request: MachineRequest) -> None:
+        """Nothing: what the parent has no image or room for it says in the claim."""
+
+    async def ensure_machine(self, request: MachineRequest) -> ObservedMachine:
+        """Claim the machine: its bootstrap data first, so that the parent never waits for it."""
+        client, ref = await self._client(), request.ref
+        claim = await self._find_machine(ref)
+        if claim is not None and views.is_lost(claim):
+            raise build_machine_vanished()
+        if claim is None:
+            cluster = await self._find_cluster(ref.cluster)
+            if cluster is None or views.read_endpoint(cluster) is None:
+                raise PendingError("the parent has not made the cluster's network yet", reason="WaitingForNetwork")
+            claim = await self._claim_machine(client, request, cluster)
+        return _observe(ref, claim)
+
+    async def release_bootstrap_data(self, ref: MachineRef) -> None:
+        """Tell the parent to take the seed out of the VM, and delete what was handed over."""
+        client, claim = await self._client(), await self._find_machine(ref)
+        if claim is None:
+            return
+        meta = claim["metadata"]
+        if (meta.get("annotations") or {}).get(names.ANNOTATION_RELEASED) != "true":
+            patch = {"metadata": {"annotations": {names.ANNOTATION_RELEASED: "true"}, "uid": meta["uid"]}}
+            await client.merge_patch(NESTED_MACHINE, meta["name"], meta["namespace"], patch)
+        await self._delete(SECRET, data_name(ref), ref.uid)
+
+    async def delete_machine(self, ref: MachineRef) -> bool:
+        """Give the claim back; True when the parent has removed the VM."""
+        gone = await self._delete(NESTED_MACHINE, machine_name(ref), ref.uid)
+        return await self._delete(SECRET, data_name(ref), ref.uid) and gone
+
+    async def console(self, ref: MachineRef) -> AsyncIterator[bytes]:
+        """The guest's reports, as the parent has understood them; ends with the VM."""
+        client = await self._client()
+        selector = f"{LABEL_VM}={names.build_domain_uuid(ref.uid)}"
+        listed = await client.list(NESTED_MACHINE, namespace=self._endpoint.namespace, label_selector=selector)
+        mine = [item for item in listed.items if is_owned(item, ref.uid)]
+        if not mine:
+            raise NotFoundError(f"{ref.name} has no claim")
+        said = None
+        claim, revision = mine[0], listed.resource_version
+        while views.compute_state(claim) is MachineState.RUNNING:
+            report = views.read_report(claim)
+            if report is not None and (report.stage, report.state, report.tail) != said:
+                said = (report.stage, report.state, report.tail)
+                yield encode_report(report)
+            following = await self._next_claim(client, selector, revision)
+            if following is None:
+                return
+            claim = following
+            revision = claim["metadata"]["resourceVersion"]
+
+    async def changes(self) -> AsyncIterator[MachineRef | ClusterRef]:
+        """Machines and clusters whose claim changed."""
+        client, namespace = await self._client(), self._endpoint.namespace
+        machines = ObjectChanges(client, NESTED_MACHINE, namespace, read_machine_ref, views.read_essence)
+        clusters = ObjectChanges(client, NESTED_CLUSTER, namespace, read_cluster_ref, views.read_cluster_essence)
+        async for ref in follow_both(machines.follow(), clusters.follow()):
+            yield ref
+
+    async def open_child(self, ref: ClusterRef, kubeconfig: bytes) -> KubeClient:  # noqa: ARG002 - the Protocol's
+        """A client for the grandchild's API at its endpoint."""
+        return await connect_child(parse_kubeconfig(kubeconfig))
+
+    async def close(self) -> None:
+        """End the connection; machines go on."""
+        connected, self._connected = self._connected, None
+        if connected is not None:
+            await connected.close()
+
+    async def _client(self) -> KubeClient:
+        async with self._connecting:
+            if self._connected is None:
+                self._connected = await self._connect()
+            return self._connected
+
+    def _infrastructure(self) -> dict[str, str]:
+        return {"kind": self._endpoint.infrastructure_kind, "endpoint": self._endpoint.infrastructure_endpoint}
+
+    async def _find_cluster(self, ref: ClusterRef) -> dict[str, Any] | None:
+        claim = await (await self._client()).get(NESTED_CLUSTER, cluster_name(ref), self._endpoint.namespace)
+        return claim if claim is not None and is_owned(claim, ref.uid) else None
+
+    async def _find_machine(self, ref: MachineRef) -> dict[str, Any] | None:
+        claim = await (await self._client()).get(NESTED_MACHINE, machine_name(ref), self._endpoint.namespace)
+        return claim if claim is not None and is_owned(claim, ref.uid) else None
+
+    async def _claim_machine(
+        self, client: KubeClient, request: MachineRequest, cluster: dict[str, Any]
+    ) -> dict[str, Any]:
+        if request.bootstrap_data is None:
+            raise build_machine_vanished()
+        ref, stamp = request.ref, build_stamp(request.ref)
+        data = build_claimed_data(data_name(ref), cluster, stamp, request.bootstrap_data)
+        await create_or_adopt(client, SECRET, data, ref.uid)
+        machine: dict[str, Any] = {
+            "cpus": request.cpus,
+            "memory": f"{request.memory_mib}Mi",
+            "disk": f"{request.disk_gib}Gi",
+        }
+        claim = build_claimed_machine(
+            ClaimedMachineInput(
+                name=machine_name(ref),
+                stamp=stamp,
+                role=request.role,
+                ordinal=request.ordinal,
+                version=request.version,
+                machine=machine | ({"image": request.image} if request.image else {}),
+                infrastructure=self._infrastructure(),
+                secret=data_name(ref),
+            ),
+            cluster,
+        )
+        return await create_or_adopt(client, NESTED_MACHINE, claim, ref.uid)
+
+    async def _next_claim(self, client: KubeClient, selector: str, revision: str) -> dict[str, Any] | None:
+        """The claim as it is after its next change; None when it is gone."""
+        while True:
+            async for event in client.watch(
+                NESTED_MACHINE,
+                resource_version=revision,
+                namespace=self._endpoint.namespace,
+                label_selector=selector,
+            ):
+                if event.type == "DELETED":
+                    return None
+                if event.type != "BOOKMARK":
+                    return event.object
+                revision = event.object["metadata"]["resourceVersion"]
+
+    async def _delete(self, resource: Resource, name: str, uid: str) -> bool:
+        """Delete the object if it is ours; True when nothing of ours is there."""
+        client = await self._client()
+        found = await client.get(resource, name, self._endpoint.namespace)
+        if found is None or not is_owned(found, uid):
+            return True
+        meta = found["metadata"]
+        if not meta.get("deletionTimestamp"):
+            await client.delete(resource, name, meta["namespace"], uid=meta["uid"])
+            return await client.get(resource, name, meta["namespace"]) is None
+        return False
+
+
+def _observe(ref: MachineRef, claim: dict[str, Any]) -> ObservedMachine:
+    cluster = ref.cluster
+    provider_id = names.build_provider_id(
+        "parent", namespace=cluster.namespace, cluster=cluster.name, machine=ref.name, machine_uid=ref.uid
+    )
+    return ObservedMachine(
+        provider_id=provider_id,
+        state=views.compute_state(claim),
+        addresses=views.read_addresses(claim),
+        seed_attached=views.has_seed(claim),
+        problem=views.find_problem(claim),
+    )
