@@ -47,7 +47,8 @@ $(VENV)/.complete: | host
 	@rm -rf $(VENV)
 	@echo "making the Python environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@# --no-deps: the file names all of them, and Debian 12's pip takes an extra for another, unpinned package.
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
 	@touch $@
 
 .PHONY: fmt
@@ -124,7 +125,8 @@ demo: parts ## From nothing to a child cluster in real machines (NAME=demo, ACCE
 
 .PHONY: demo-clean
 demo-clean: ## Remove everything of the demo; fine at any half state and twice
-	@if [ -x $(PY) ]; then $(AS_ROOT) $(PY) -m capn demo --clean --name $(NAME); else echo 'nothing to clean: no demo ever ran here'; fi
+	@if ! compgen -G '$(CACHE)/venv-*' >/dev/null; then echo 'nothing to clean: no demo ever ran here'; \
+	  else $(MAKE) sync && $(AS_ROOT) $(PY) -m capn demo --clean --name $(NAME); fi
 
 .PHONY: bench
 bench: parts ## Run the benchmarks; a table and a plot go to docs/
