@@ -27,6 +27,19 @@ ANNOTATION_RELEASED = f"{GROUP}/bootstrap-released"
 # Of bootstrap data that a child hands over: no other Secret is read for a claimed machine.
 SECRET_TYPE_CLAIM = f"{GROUP}/claimed-bootstrap-data"
 
+# On the namespace in which a child's claims are; the admission policy of config/nesting reads the annotations.
+LABEL_CLAIMS = f"{GROUP}/claims"
+ANNOTATION_PATH = f"{GROUP}/path"
+ANNOTATION_MAX_PATH_PARTS = f"{GROUP}/max-path-parts"
+ANNOTATION_INFRASTRUCTURE = f"{GROUP}/infrastructure"
+# What has been applied: a digest of it, so that nothing is written again that is there.
+ANNOTATION_APPLIED = f"{GROUP}/applied"
+ANNOTATION_RENEW_AFTER = f"{GROUP}/renew-after"
+CHILD_ACCOUNT = "child"
+CHILD_ROLE = "capn-child"
+SYSTEM_NAMESPACE = "capn-system"
+CONTROLLER = "capn-controller"
+
 ROLE_CONTROL_PLANE = "control-plane"
 ROLE_WORKER = "worker"
 

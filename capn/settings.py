@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from capn import __version__
 from capn.errors import InvalidSpecError
 
 
@@ -150,6 +151,18 @@ class ParentEndpoint(_Strict):
     infrastructure_endpoint: str = Field(default="default", description="Its endpoint in the parent's settings.")
 
 
+class NestingSettings(_Strict):
+    """What children with `spec.nesting` are told of this cluster."""
+
+    server: str = Field(
+        pattern=r"^https://[^/\s]+$", description="This cluster's API server as machines of children reach it."
+    )
+    image: str = Field(
+        default=f"capn.dev/capn:{__version__}", description="capn's image, which their node image holds."
+    )
+    token_hours: int = Field(default=168, ge=1, le=8760, description="Life of a child's token; renewed at half of it.")
+
+
 class MemoryEndpoint(_Strict):
     """Simulated machines and child APIs, for scale and fault tests."""
 
@@ -181,6 +194,7 @@ class Settings(BaseSettings):
     )
     namespace: str | None = Field(default=None, description="The one namespace to watch; none: all.")
     workers: int = Field(default=8, ge=1, le=256, description="Objects of one kind reconciled at once.")
+    nesting: NestingSettings | None = Field(default=None, description="Lets clusters have clusters of their own.")
     leader_elect: bool = Field(default=True, description="Hold a Lease, so that one controller is active.")
     lease_namespace: str = Field(default="capn-system", description="Where that Lease is.")
     bind: str = Field(default="127.0.0.1", description="Address of /healthz, /readyz and /metrics.")

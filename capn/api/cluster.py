@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from capn.api import crd_rules as rules
-from capn.api.machine_template import Infrastructure, Labels, Machine, Taints, Version
+from capn.api.machine_template import Infrastructure, Labels, Machine, Quantity, Taints, Version
 from capn.api.meta import Conditions, Model, ObjectMeta, RuledModel
 
 ArgValue = Annotated[str, Field(max_length=4096), rules.ARG_VALUE]
@@ -116,6 +116,26 @@ class Claim(Model):
     )
 
 
+class NestingBudget(Model):
+    """What the clusters in this one may take of the parent in all, at every depth; what is not named has no limit."""
+
+    clusters: int | None = Field(default=None, ge=0, le=100000, strict=True, description="Clusters.")
+    machines: int | None = Field(default=None, ge=0, le=100000, strict=True, description="Machines.")
+    cpus: int | None = Field(default=None, ge=0, le=1000000, strict=True, description="CPUs of all machines.")
+    memory: Quantity | None = Field(default=None, description="Memory of all machines, such as 64Gi.")
+    disk: Quantity | None = Field(default=None, description="Root disks of all machines, such as 500Gi.")
+
+
+class Nesting(Model):
+    """Clusters inside this cluster: capn is installed in it and claims their machines here."""
+
+    enabled: bool = Field(default=False, strict=True, description="True installs capn in this cluster.")
+    max_depth: int = Field(
+        default=1, ge=1, le=16, strict=True, description="Levels of clusters below this one; 1: no cluster in those."
+    )
+    budget: NestingBudget = Field(default_factory=NestingBudget, description="Upper limits, kept by this parent.")
+
+
 class NestedClusterSpec(Model):
     """What the user wants; the version alone is enough."""
 
@@ -135,6 +155,7 @@ class NestedClusterSpec(Model):
     )
     machine: Machine = Field(default_factory=Machine, description="Default size of every machine.")
     infrastructure: Infrastructure = Field(default_factory=Infrastructure, description="Where the machines run.")
+    nesting: Nesting | None = Field(default=None, description="Clusters inside this cluster; none by default.")
     claim: Claim | None = Field(
         default=None,
         description="Set by a child that runs clusters of its own: this cluster's control plane is managed there.",
@@ -142,6 +163,11 @@ class NestedClusterSpec(Model):
     deletion_policy: DeletionPolicy = Field(
         default=DeletionPolicy.DELETE, description="Delete the machines with the cluster, or leave (Orphan) them."
     )
+
+    @property
+    def nests(self) -> bool:
+        """Whether the cluster may have clusters of its own."""
+        return self.nesting is not None and self.nesting.enabled
 
 
 class Endpoint(Model):

@@ -257,6 +257,18 @@ def _serves_node_count(spec: Any) -> bool:  # noqa: ANN401
 
 CLUSTER_SPEC_RULES = (
     Rule(
+        "!has(oldSelf.nesting) || !oldSelf.nesting.enabled || (has(self.nesting) && self.nesting.enabled)",
+        "nesting cannot be switched off again: its clusters would lose their machines; delete the cluster instead",
+        forbidden=True,
+        field=".nesting",
+    ),
+    Rule(
+        "!has(self.claim) || !has(self.nesting) || !self.nesting.enabled",
+        "a claim has no nesting of its own: the cluster that it is made for has it, in the child",
+        holds=lambda spec: spec.claim is None or not spec.nests,
+        field=".nesting",
+    ),
+    Rule(
         "has(self.claim) == has(oldSelf.claim) && (!has(self.claim) || self.claim == oldSelf.claim)",
         "a claim cannot be added, changed or taken away: create a new cluster instead",
         forbidden=True,

@@ -65,6 +65,23 @@ def build_kubeconfig(*, cluster: str, server: str, ca_pem: bytes, client: KeyPai
     )
 
 
+def build_token_kubeconfig(*, cluster: str, server: str, ca_pem: str, user: str, token: str) -> str:
+    """A kubeconfig for a program that has a ServiceAccount's token."""
+    context = f"{user}@{cluster}"
+    return build_yaml(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {"name": cluster, "cluster": {"server": server, "certificate-authority-data": _encode(ca_pem.encode())}}
+            ],
+            "contexts": [{"name": context, "context": {"cluster": cluster, "user": user}}],
+            "current-context": context,
+            "users": [{"name": user, "user": {"token": token}}],
+        }
+    )
+
+
 def parse_kubeconfig(data: bytes, *, refused_hosts: Collection[str] = ()) -> ChildCredentials:
     """The credentials in a kubeconfig that nobody vouches for.
 

@@ -17,6 +17,7 @@ from capn.controllers.console_watch import ConsoleWatch
 from capn.controllers.credentials import CredentialStore
 from capn.kube.client import KubeClient
 from capn.providers.base import Provider
+from capn.settings import NestingSettings
 
 
 class Cache(Protocol):
@@ -55,6 +56,10 @@ class Recorder(Protocol):
 
 # Index of machines by "<namespace>/<cluster name>".
 INDEX_CLUSTER = "cluster"
+# Index of clusters by the namespace that the claims of their children are in, if they have any.
+INDEX_CLAIMS = "claims"
+# Index of clusters and machines by their own namespace.
+INDEX_NAMESPACE = "namespace"
 
 
 @dataclass(frozen=True)
@@ -71,3 +76,4 @@ class Deps:
     recorder: Recorder
     now: Callable[[], datetime]
     bootstrap_timeout_s: float
+    nesting: NestingSettings | None = None

@@ -11,14 +11,23 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE
+from capn.build.nesting import claims_namespace
 from capn.controllers.child_pool import ChildPool
 from capn.controllers.cluster.reconciler import ClusterReconciler
 from capn.controllers.console_watch import ConsoleWatch
 from capn.controllers.credentials import CredentialStore
-from capn.controllers.deps import INDEX_CLUSTER, Deps, Providers, Recorder
+from capn.controllers.deps import INDEX_CLAIMS, INDEX_CLUSTER, INDEX_NAMESPACE, Deps, Providers, Recorder
 from capn.controllers.machine.reconciler import MachineReconciler
 from capn.controllers.provider_changes import ProviderChanges
-from capn.controllers.wakers import cluster_of, index_by_cluster, on_removal, only_when, opens_gate
+from capn.controllers.wakers import (
+    cluster_of,
+    index_by_claims,
+    index_by_cluster,
+    index_by_namespace,
+    on_removal,
+    only_when,
+    opens_gate,
+)
 from capn.kube.client import KubeClient
 from capn.kube.decode import Object
 from capn.kube.http import HttpKubeClient
@@ -27,13 +36,13 @@ from capn.runtime.clock import utc_now
 from capn.runtime.controller import Controller, Key
 from capn.runtime.events import EventRecorder
 from capn.runtime.guard import GuardedKubeClient
-from capn.runtime.handlers import enqueue_mapped, enqueue_self
+from capn.runtime.handlers import enqueue_mapped, enqueue_self, has_new_spec
 from capn.runtime.health import HealthServer
 from capn.runtime.informer import Informer
 from capn.runtime.lease import LeaderElector, build_identity
 from capn.runtime.manager import Manager
 from capn.runtime.metrics import Metrics
-from capn.settings import Settings
+from capn.settings import NestingSettings, Settings
 
 
 class Controllers:
@@ -49,11 +58,15 @@ class Controllers:
         workers: int = 8,
         bootstrap_timeout_s: float = 1800.0,
         namespace: str | None = None,
+        nesting: NestingSettings | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.clusters = Informer(client, NESTED_CLUSTER, namespace=namespace, metrics=metrics)
         self.machines = Informer(client, NESTED_MACHINE, namespace=namespace, metrics=metrics)
         self.machines.add_index(INDEX_CLUSTER, index_by_cluster)
+        self.machines.add_index(INDEX_NAMESPACE, index_by_namespace)
+        self.clusters.add_index(INDEX_NAMESPACE, index_by_namespace)
+        self.clusters.add_index(INDEX_CLAIMS, index_by_claims)
         self.children = ChildPool(lambda ref, node: self._wake_machine(ref.namespace, node))
         self.consoles = ConsoleWatch(self._wake_later)
         self.changes = ProviderChanges(providers, self._wake_ref)
@@ -68,6 +81,7 @@ class Controllers:
             recorder=recorder,
             now=now,
             bootstrap_timeout_s=bootstrap_timeout_s,
+            nesting=nesting,
         )
         self.cluster_controller = Controller(
             "nestedcluster", ClusterReconciler(self.deps), workers=workers, metrics=metrics
@@ -82,6 +96,9 @@ class Controllers:
         self.clusters.add_handler(enqueue_self(self.cluster_controller.queue))
         machines = enqueue_mapped(self.machine_controller.queue, self._machines_of)
         self.clusters.add_handler(only_when(opens_gate, machines))
+        # A budget that was raised has room for machines that wait.
+        claimed = enqueue_mapped(self.machine_controller.queue, self._machines_claimed_by)
+        self.clusters.add_handler(only_when(has_new_spec, claimed))
         self.clusters.add_handler(on_removal(self._forget_cluster))
         self.machines.add_handler(enqueue_self(self.machine_controller.queue))
         self.machines.add_handler(enqueue_mapped(self.cluster_controller.queue, cluster_of))
@@ -90,6 +107,10 @@ class Controllers:
     def _machines_of(self, cluster: Object) -> Iterable[Key]:
         index = str(Key(*cluster.key))
         return [Key(*machine.key) for machine in self.machines.objects_by_index(INDEX_CLUSTER, index)]
+
+    def _machines_claimed_by(self, cluster: Object) -> Iterable[Key]:
+        namespace = claims_namespace(cluster.metadata.name, cluster.metadata.uid)
+        return [Key(*machine.key) for machine in self.machines.objects_by_index(INDEX_NAMESPACE, namespace)]
 
     def _forget_cluster(self, uid: str) -> None:
         self.deps.credentials.forget(uid)
@@ -138,6 +159,7 @@ def build_manager(client: KubeClient, settings: Settings, providers: Providers) 
         metrics=metrics,
         workers=settings.workers,
         bootstrap_timeout_s=settings.bootstrap_timeout_s,
+        nesting=settings.nesting,
         namespace=settings.namespace,
     )
     return Manager(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from capn.api.conditions import ClusterCondition
+from capn.build.nesting import claims_namespace
 from capn.kube.decode import Object
 from capn.runtime.controller import Key
 from capn.runtime.handlers import has_new_spec
@@ -47,6 +48,16 @@ def cluster_of(machine: Object) -> Iterable[Key]:
 def index_by_cluster(machine: Object) -> Iterable[str]:
     """Index value of a machine: `<namespace>/<cluster>`."""
     return [str(key) for key in cluster_of(machine)]
+
+
+def index_by_namespace(obj: Object) -> Iterable[str]:
+    """Index value of anything: its namespace."""
+    return [obj.metadata.namespace]
+
+
+def index_by_claims(cluster: Object) -> Iterable[str]:
+    """Index value of a cluster: the namespace of its children's claims, whether it may have any or not."""
+    return [claims_namespace(cluster.metadata.name, cluster.metadata.uid)]
 
 
 def opens_gate(old: Object | None, new: Object | None) -> bool:

@@ -20,6 +20,7 @@ import aiohttp
 import yaml
 
 import capn
+from capn.bundle import find_shipped
 from capn.dev import processes
 from capn.dev.accel import choose_accel
 from capn.dev.files import write_private
@@ -66,14 +67,6 @@ class Status:
     def complete(self) -> bool:
         """Whether all of it runs."""
         return {self.parent, self.hypervisor, self.controller} == {"running"} and self.node != "stopped"
-
-
-def crds_dir() -> Path:
-    """The CRDs beside the package in a checkout, else those inside an installed wheel."""
-    for candidate in (_PACKAGE.parent / "crds", _PACKAGE / "_crds"):
-        if candidate.is_dir():
-            return candidate
-    raise NotFoundError("crds/ is missing: install capn from its wheel or run it from a complete checkout")
 
 
 def samples_dir(provider: Literal["libvirt", "kubevirt"] = "libvirt") -> Path:
@@ -193,8 +186,9 @@ class Environment:
             raise
 
     async def _install_crds(self) -> None:
-        await self.kubectl.run("apply", "--server-side", "-f", str(crds_dir()))
-        await self.kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", str(crds_dir()))
+        crds = str(find_shipped("crds"))
+        await self.kubectl.run("apply", "--server-side", "-f", crds)
+        await self.kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", crds)
         lease_namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": LEASE_NAMESPACE}}
         await self.kubectl.apply(lease_namespace)
 

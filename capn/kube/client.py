@@ -91,6 +91,10 @@ class KubeClient(Protocol):
         """Delete (background propagation), with a UID precondition when given; False when there was nothing."""
         ...
 
+    async def request_token(self, account: str, namespace: str, *, lifetime_s: int) -> str:
+        """A token of a ServiceAccount that lives about `lifetime_s` (the server may shorten it; at least 10 min)."""
+        ...
+
     async def get_raw(self, path: str) -> tuple[int, str]:
         """GET of a non-resource path such as `/readyz` or `/version`: (HTTP status, body of at most 1 MiB)."""
         ...

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from capn import names
-from capn.api.resources import POD, Resource
+from capn.api.resources import POD, SERVICE_ACCOUNT, Resource
 from capn.errors import ApiStatusError, ConflictError, NotFoundError, UnreachableError
 from capn.kube.client import ObjectList, WatchEvent
 from capn.kube.decode import (
@@ -195,6 +195,18 @@ class HttpKubeClient:
         except NotFoundError:
             return False
         return True
+
+    async def request_token(self, account: str, namespace: str, *, lifetime_s: int) -> str:
+        """A token of a ServiceAccount, by the TokenRequest API."""
+        path = build_path(SERVICE_ACCOUNT, namespace=namespace, name=account, subresource="token")
+        wanted = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": lifetime_s},
+        }
+        what = f"a token of serviceaccount {account}"
+        request = self._request("POST", path, what=what, body=encode(wanted), content_type=JSON, idempotent=False)
+        return str((await self._object(request))["status"]["token"])
 
     async def get_raw(self, path: str) -> tuple[int, str]:
         """GET of a path of your own, such as `/readyz`: (status, body)."""

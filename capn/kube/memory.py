@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from capn import names
-from capn.api.resources import Resource
+from capn.api.resources import SERVICE_ACCOUNT, Resource
 from capn.errors import ApiStatusError, ConflictError, NotFoundError, UnreachableError
 from capn.kube.client import ObjectList, WatchEvent
 from capn.kube.decode import CompactList, Meta, Object, ObjectEvent, parse_revision
@@ -206,6 +206,13 @@ class MemoryKubeClient:
             _check_preconditions(resource, name, {"uid": uid}, live)
         self.store.mark_deleted(resource, live)
         return True
+
+    async def request_token(self, account: str, namespace: str, *, lifetime_s: int) -> str:
+        """A token that says whose it is; nothing here checks one."""
+        await self._count("CREATE", SERVICE_ACCOUNT, "token")
+        if await self.get(SERVICE_ACCOUNT, account, namespace) is None:
+            raise NotFoundError(f'serviceaccounts "{account}" not found')
+        return f"token-of-{namespace}-{account}-for-{lifetime_s}-s"
 
     async def get_raw(self, path: str) -> tuple[int, str]:
         """The answer that `raw` holds for the path; 404 for others."""

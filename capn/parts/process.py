@@ -58,8 +58,9 @@ async def run(
             limit=_LINE_LIMIT,
             start_new_session=True,
         )
-    except FileNotFoundError as error:
-        # The same error stands for a missing program and for a missing working directory.
+    except (FileNotFoundError, PermissionError) as error:
+        # The same error stands for a missing program and for a missing working directory. A program that is nowhere is
+        # not permitted when PATH has a directory that this user may not read.
         raise NotFoundError(f"{error.filename or words[0]} is not installed or does not exist") from error
     try:
         tail = await _read_tail(process, tail_lines)

@@ -54,7 +54,8 @@ class ProviderRegistry:
     def _find(self, kind: str, name: str) -> Endpoint:
         known = self._endpoints.get(kind, {})
         endpoint = known.get(name)
-        if endpoint is None or endpoint.kind != kind:
+        # In a child the names of its parent's endpoints stand for claims, so that a manifest works in both.
+        if endpoint is None or endpoint.kind not in {kind, "parent"}:
             offered = ", ".join(sorted(known)) or "none"
             raise InvalidSpecError(
                 _FIELD,

@@ -80,6 +80,10 @@ class GuardedKubeClient:
         """As the inner client; LeaseLostError past the deadline."""
         return await self._write(lambda: self._inner.delete(resource, name, namespace, uid=uid))
 
+    async def request_token(self, account: str, namespace: str, *, lifetime_s: int) -> str:
+        """As the inner client, while the lease is held."""
+        return await self._write(lambda: self._inner.request_token(account, namespace, lifetime_s=lifetime_s))
+
     async def get_raw(self, path: str) -> tuple[int, str]:
         """As the inner client."""
         return await self._inner.get_raw(path)

@@ -29,6 +29,7 @@ from capn.api.resources import (
 )
 from capn.build.cloudinit import BootstrapMode, UserDataInput, build_user_data
 from capn.build.kubeadm import ClusterConfigInput, NodeInput, build_init_config
+from capn.build.nesting import claims_namespace
 from capn.build.pki import ClusterPki, generate_pki
 from capn.build.stamps import LABEL_CLUSTER_ID
 from capn.dev import processes
@@ -48,7 +49,7 @@ from capn.settings import KubeVirtEndpoint, LibvirtEndpoint, MemoryEndpoint, Par
 from tests.harness.cloning_driver import SOURCE, CloningDriver
 from tests.harness.kubevirt_ground import Ground
 from tests.harness.kubevirt_world import KubeVirtWorld
-from tests.harness.scenario import Scenario
+from tests.harness.scenario import NAMESPACE_NAME, Scenario
 
 VERSION = "v1.99.0"
 # In the bootstrap data of every machine here; it must turn up nowhere but in the seed.
@@ -212,18 +213,23 @@ class ParentRig:
     plans = False
     restarts = True
 
-    def __init__(self, parent: Scenario) -> None:
-        self.parent = parent
+    def __init__(self, parent: Scenario, claims: str) -> None:
+        self.parent, self.claims = parent, claims
         self.provider = self._open()
 
     @classmethod
     async def open(cls) -> ParentRig:
         """A parent that has just started."""
         parent = Scenario(
-            MemoryEndpoint(versions=(VERSION,), memory_mib=16 * 1024, reserved_cidrs=(IPv4Network("198.18.0.0/16"),))
+            MemoryEndpoint(
+                versions=(VERSION, "v1.37.2"), memory_mib=16 * 1024, reserved_cidrs=(IPv4Network("198.18.0.0/16"),)
+            )
         )
         await parent.start()
-        return cls(parent)
+        await parent.nest()
+        cluster = await parent.cluster()
+        assert cluster is not None
+        return cls(parent, claims_namespace("c1", cluster["metadata"]["uid"]))
 
     def _open(self) -> ParentProvider:
         async def connect() -> KubeClient:
@@ -231,8 +237,8 @@ class ParentRig:
 
         endpoint = ParentEndpoint(
             kubeconfig=SecretKey(namespace="capn-system", name="parent"),
-            namespace="claims",
-            path="team/child",
+            namespace=self.claims,
+            path=f"{NAMESPACE_NAME}/c1",
             infrastructure_kind="memory",
         )
         return ParentProvider(endpoint, connect)
@@ -248,7 +254,7 @@ class ParentRig:
 
     async def _find(self, ref: MachineRef) -> MachineRef:
         """The machine as the parent's hypervisor has it."""
-        claim = await self.parent.api.get(NESTED_MACHINE, machine_name(ref), "claims")
+        claim = await self.parent.api.get(NESTED_MACHINE, machine_name(ref), self.claims)
         assert claim is not None
         uid = claim["metadata"]["uid"]
         await self.parent.until(lambda: uid in self.parent.world.machines)
@@ -260,11 +266,16 @@ class ParentRig:
         self.parent.api.drop_watches()
 
     async def inventory(self) -> tuple[object, ...]:
+        """What the parent's hypervisor has for claims; the cluster that claims is there too."""
         world = self.parent.world
-        return sorted(world.clusters), sorted((uid, machine.state) for uid, machine in world.machines.items())
+        clusters = sorted(uid for uid, cluster in world.clusters.items() if cluster.ref.namespace == self.claims)
+        machines = world.machines.items()
+        return clusters, sorted((uid, vm.state) for uid, vm in machines if vm.ref.cluster.namespace == self.claims)
 
     async def close(self) -> None:
         await self.provider.close()
+        await self.parent.delete()
+        await self.parent.gone()
         left = [
             item["metadata"]["name"]
             for resource in (NESTED_CLUSTER, NESTED_MACHINE, SECRET)

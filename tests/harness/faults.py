@@ -116,6 +116,10 @@ class FaultyKubeClient:
             "delete", resource, name, lambda: self.inner.delete(resource, name, namespace, uid=uid)
         )
 
+    async def request_token(self, account: str, namespace: str, *, lifetime_s: int) -> str:
+        self._check_read()
+        return await self.inner.request_token(account, namespace, lifetime_s=lifetime_s)
+
     async def get_raw(self, path: str) -> tuple[int, str]:
         self._check_read()
         return await self.inner.get_raw(path)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+
+import yaml
 
 from capn import names
-from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE
+from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER, NESTED_MACHINE
 from capn.kube.client import KubeClient
+from capn.kube.memory import MemoryKubeClient
 from capn.providers.base import ClusterRef, Provider
 from capn.providers.parent.provider import ParentProvider
-from capn.settings import ParentEndpoint, SecretKey
-from tests.harness.scenario import NAMESPACE_NAME, Scenario
-
-CLAIMS = "claims"
+from capn.settings import ParentEndpoint, Settings
+from tests.harness.scenario import Scenario
 
 
 class ReachingParentProvider(ParentProvider):
@@ -41,24 +41,22 @@ class ReachingParentProvider(ParentProvider):
 class Level(Scenario):
     """capn in a cluster that another level made: its machines are claimed there."""
 
-    def __init__(self, upper: Scenario, host: ClusterRef, *, infrastructure: str) -> None:
+    def __init__(self, upper: Scenario, host: str, settings: Settings) -> None:
         self.upper = upper
-        self.parent = ParentEndpoint(
-            kubeconfig=SecretKey(namespace="capn-system", name="parent"),
-            namespace=CLAIMS,
-            path=f"{host.namespace}/{host.name}",
-            infrastructure_kind=infrastructure,
-        )
-        endpoints = {"parent": {"default": self.parent}}
-        super().__init__(api=upper.api_of(host.uid), world=upper.world, endpoints=endpoints)
+        parent = settings.endpoints["parent"]["default"]
+        assert isinstance(parent, ParentEndpoint)
+        self.parent = parent
+        super().__init__(api=upper.api_of(host), world=upper.world, endpoints=settings.endpoints)
 
     @classmethod
     async def over(cls, upper: Scenario, name: str = "c1") -> Level:
-        """Start capn in the Ready cluster `name` of the level above."""
+        """Start capn in the Ready cluster `name` of the level above, with the settings that were installed there."""
         cluster = await upper.cluster(name)
         assert cluster is not None
-        host = ClusterRef(NAMESPACE_NAME, name, cluster["metadata"]["uid"])
-        level = cls(upper, host, infrastructure="parent" if isinstance(upper, Level) else "memory")
+        uid = cluster["metadata"]["uid"]
+        installed = await upper.api_of(uid).get(CONFIG_MAP, "capn-settings", names.SYSTEM_NAMESPACE)
+        assert installed is not None
+        level = cls(upper, uid, Settings(**yaml.safe_load(installed["data"]["settings.yaml"])))
         await level.start()
         return level
 
@@ -66,28 +64,32 @@ class Level(Scenario):
         """Claims in the level above."""
         return ReachingParentProvider(self.upper, self.parent)
 
-    async def create(self, name: str = "c1", **spec: Any) -> dict[str, Any]:
-        """Create a NestedCluster on the parent endpoint."""
-        return await super().create(name, **({"infrastructure": {"kind": "parent"}} | spec))
-
-    def api_of(self, uid: str) -> Any:
+    def find_api(self, uid: str) -> MemoryKubeClient | None:
         """The API of the cluster of this level with that UID."""
-        return self.upper.api_of(self.claim_uid(uid))
+        claim = self.find_claim(uid)
+        return None if claim is None else self.upper.find_api(claim)
 
     def claim_uid(self, uid: str) -> str:
         """UID of the claim, in the level above, of the cluster with this UID."""
+        found = self.find_claim(uid)
+        assert found is not None
+        return found
+
+    def find_claim(self, uid: str) -> str | None:
+        """As `claim_uid`; None before there is a claim."""
         found = [
             claim["metadata"]["uid"]
             for claim in (stored.to_dict() for stored in self.upper.api.store.scan(NESTED_CLUSTER))
             if claim["metadata"].get("annotations", {}).get(names.ANNOTATION_OWNER_UID) == uid
         ]
-        assert len(found) == 1, found
-        return str(found[0])
+        assert len(found) <= 1, found
+        return str(found[0]) if found else None
 
     async def claims(self) -> list[str]:
         """What of this level's claims is left in the level above."""
-        found = [*(await self.upper.api.list(NESTED_CLUSTER, namespace=CLAIMS)).items]
-        found += (await self.upper.api.list(NESTED_MACHINE, namespace=CLAIMS)).items
+        namespace = self.parent.namespace
+        found = [*(await self.upper.api.list(NESTED_CLUSTER, namespace=namespace)).items]
+        found += (await self.upper.api.list(NESTED_MACHINE, namespace=namespace)).items
         return [f"{item['kind']} {item['metadata']['name']}" for item in found]
 
 
@@ -100,8 +102,7 @@ async def running_levels(depth: int) -> AsyncIterator[list[Scenario]]:
         stack.push_async_callback(_stop, levels)
         await root.start()
         while len(levels) < depth:
-            await levels[-1].create()
-            await levels[-1].ready()
+            await levels[-1].nest(maxDepth=16)
             levels.append(await Level.over(levels[-1]))
         yield levels
 

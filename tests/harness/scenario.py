@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from capn import names
 from capn.api.machine_template import Infrastructure
-from capn.api.resources import NAMESPACE, NESTED_CLUSTER, NESTED_MACHINE, SECRET
+from capn.api.resources import CONFIG_MAP, DEPLOYMENT, NAMESPACE, NESTED_CLUSTER, NESTED_MACHINE, SECRET
+from capn.build.nesting import claims_namespace
 from capn.controllers.setup import Controllers
 from capn.kube.client import KubeClient
 from capn.kube.memory import MemoryKubeClient
@@ -23,7 +24,7 @@ from capn.providers.memory import MemoryProvider
 from capn.providers.memory_world import MemoryWorld
 from capn.providers.registry import ProviderRegistry
 from capn.runtime.clock import utc_now
-from capn.settings import Endpoint, MemoryEndpoint, Settings
+from capn.settings import Endpoint, MemoryEndpoint, NestingSettings, Settings
 
 LIMIT_S = 20.0
 NAMESPACE_NAME = "team"
@@ -86,6 +87,7 @@ class Scenario:
             OneProvider(self.provider, self.settings),
             self.events,
             bootstrap_timeout_s=self.bootstrap_timeout_s,
+            nesting=NestingSettings(server="https://198.18.0.1:6443"),
         )
         runs = (parts.clusters.run(), parts.machines.run())
         self._tasks = [asyncio.create_task(run) for run in runs]
@@ -97,14 +99,44 @@ class Scenario:
         """The provider of the controllers that start now; what it made before is in the world."""
         return MemoryProvider(self.endpoint, world=self.world)
 
+    async def nest(self, name: str = "c1", **nesting: Any) -> None:
+        """Create a cluster that may have clusters, and do what real API servers and kubelets do for it.
+
+        That is: publish this API's CA in the namespace of its claims, and run the Deployment in the child.
+        """
+        cluster = await self.create(name, nesting={"enabled": True, **nesting})
+        namespace = claims_namespace(name, cluster["metadata"]["uid"])
+        root_ca = {"metadata": {"name": "kube-root-ca.crt", "namespace": namespace}, "data": {"ca.crt": "the CA"}}
+        await self.user.create(CONFIG_MAP, root_ca)
+
+        async def is_installed() -> bool:
+            api = self.find_api(cluster["metadata"]["uid"])
+            found = None if api is None else await api.get(DEPLOYMENT, names.CONTROLLER, names.SYSTEM_NAMESPACE)
+            if found is None or api is None:
+                return False
+            where = {"name": names.CONTROLLER, "namespace": names.SYSTEM_NAMESPACE}
+            status = {"metadata": where, "status": {"availableReplicas": 1}}
+            await api.as_manager("kubelet").apply(DEPLOYMENT, status, subresource="status")
+            return True
+
+        await self.until(is_installed)
+        await self.ready(name)
+
     async def open_child(self, ref: ClusterRef, kubeconfig: bytes) -> KubeClient:
         """The API of a cluster of this scenario, as its controllers see it."""
         child: KubeClient = await self.provider.open_child(ref, kubeconfig)
         return child
 
+    def find_api(self, uid: str) -> MemoryKubeClient | None:
+        """The simulated API of the cluster with that UID; None before there is one."""
+        cluster = self.world.clusters.get(uid)
+        return None if cluster is None else cluster.api
+
     def api_of(self, uid: str) -> MemoryKubeClient:
         """The simulated API of the cluster with that UID."""
-        return self.world.clusters[uid].api
+        found = self.find_api(uid)
+        assert found is not None
+        return found
 
     async def kill(self) -> None:
         """Stop the controllers wherever they are; the guests go on."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from capn.api.resources import NODE
+from capn.api.resources import DEPLOYMENT, NAMESPACE, NESTED_CLUSTER, NODE, SECRET
 from capn.providers.base import MachineState
 from tests.harness.levels import Level, running_levels
-from tests.harness.scenario import Scenario
+from tests.harness.scenario import NAMESPACE_NAME, Scenario
 
 ONE_WORKER = [{"name": "md", "replicas": 1}]
 
@@ -104,3 +104,90 @@ async def test_a_failed_bootstrap_is_explained_to_the_one_who_asked() -> None:
 
 async def _failed(level: Scenario) -> bool:
     return bool((await level.machine("c1-cp-0") or {}).get("status", {}).get("failureReason"))
+
+
+async def test_deleting_from_the_root_is_complete_with_the_middle_dead() -> None:
+    async with running_levels(3) as levels:
+        root, middle, leaf = levels
+        await leaf_of(levels, workers=ONE_WORKER)
+        assert len(root.world.machines) == 4
+        # Nothing below the root runs any more: whoever could give a claim back is gone.
+        await leaf.kill()
+        await middle.kill()
+        await root.delete()
+        await root.gone()
+        assert root.world.machines == {}
+        assert root.world.clusters == {}
+        assert await root.leaks() == []
+        assert (await root.api.list(NESTED_CLUSTER)).items == []
+        assert [item["metadata"]["name"] for item in (await root.api.list(NAMESPACE)).items] == [NAMESPACE_NAME]
+
+
+async def test_machines_beyond_the_budget_wait_and_say_the_numbers() -> None:
+    async with running_levels(1) as [root]:
+        await root.nest(budget={"cpus": 3})
+        child = await Level.over(root)
+        try:
+            await child.create(workers=ONE_WORKER)
+
+            async def says() -> bool:
+                condition = await child.condition("c1-md-0", "InfrastructureReady", of="machine")
+                return condition.get("reason") == "BudgetExceeded"
+
+            await child.until(says)
+            condition = await child.condition("c1-md-0", "InfrastructureReady", of="machine")
+            assert "cpus: 2 of 3 taken, 2 more asked for" in condition["message"]
+            assert "team/c1" in condition["message"]
+            assert len(root.world.machines) == 2
+            await root.patch("c1", {"nesting": {"enabled": True, "budget": {"cpus": 4}}})
+            await child.until(lambda: len(root.world.machines) == 3, limit_s=60)
+            await child.ready()
+            await child.delete()
+            await child.gone()
+        finally:
+            await child.kill()
+            await child.provider.close()
+
+
+async def test_a_cluster_deeper_than_allowed_is_refused_at_the_level_that_forbids_it() -> None:
+    async with running_levels(1) as [root]:
+        await root.nest(maxDepth=1)
+        child = await Level.over(root)
+        await child.nest()
+        grandchild = await Level.over(child)
+        try:
+            await grandchild.create()
+
+            async def refused() -> bool:
+                return (await grandchild.condition("c1", "Stalled")).get("reason") == "TooDeep"
+
+            await grandchild.until(refused)
+            condition = await grandchild.condition("c1", "Stalled")
+            assert "is 2 levels below team/c1, which allows 1" in condition["message"]
+            assert len(root.world.machines) == 2
+        finally:
+            for level in (grandchild, child):
+                await level.kill()
+                await level.provider.close()
+
+
+async def test_a_childs_credential_is_renewed_before_it_ends() -> None:
+    async with running_levels(1) as [root]:
+        await root.nest()
+        cluster = await root.cluster()
+        assert cluster is not None
+        api = root.api_of(cluster["metadata"]["uid"])
+        before = await api.get(SECRET, "capn-parent", "capn-system")
+        assert before is not None
+        aged = {"metadata": {"annotations": {"capn.dev/renew-after": "2020-01-01T00:00:00Z"}}}
+        await api.as_manager("time").merge_patch(SECRET, "capn-parent", "capn-system", aged)
+        await root.restart()
+        await root.settle()
+        after = await api.get(SECRET, "capn-parent", "capn-system")
+        assert after is not None
+        assert after["metadata"]["annotations"]["capn.dev/renew-after"] > "2026"
+        # The pod starts anew with it.
+        renewed = await api.get(DEPLOYMENT, "capn-controller", "capn-system")
+        assert renewed is not None
+        template = renewed["spec"]["template"]["metadata"]["annotations"]
+        assert template["capn.dev/renew-after"] == after["metadata"]["annotations"]["capn.dev/renew-after"]

@@ -1,4 +1,4 @@
-"""Phase Deleting: machines, then the network, then the finalizer.
+"""Phase Deleting: what its children claim here, machines, then the network, then the finalizer.
 
 Works at every stage and needs neither the child nor its Secrets (garbage collection takes those with the owner). What
 it cannot do at once it says in the condition and tries again; the finalizer stays until the hypervisor confirms.
@@ -12,6 +12,7 @@ from capn import names
 from capn.api.cluster import DeletionPolicy
 from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE, SECRET
 from capn.controllers.cluster.machines import delete_machines
+from capn.controllers.cluster.nesting import delete_claims
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.credentials import find_controller, pki_secret_names
 from capn.controllers.finalizer import remove_finalizer
@@ -28,6 +29,8 @@ async def reconcile_deletion(scope: ClusterScope) -> Wait | None:
     if scope.cluster.spec.paused:
         return Wait("Paused", "spec.paused is true; set it to false to let the deletion go on")
     await scope.deps.children.drop(scope.ref.uid)
+    if (wait := await delete_claims(scope)) is not None:
+        return wait
     await delete_machines(scope, scope.machines)
     if (left := await _count_machines(scope)) > 0:
         return Wait("DeletingMachines", f"waiting for {left} machine(s) to be deleted", POLL_S)

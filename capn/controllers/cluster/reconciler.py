@@ -22,6 +22,7 @@ from capn.controllers.cluster.deletion import reconcile_deletion
 from capn.controllers.cluster.infrastructure import reconcile_infrastructure
 from capn.controllers.cluster.initialized import reconcile_initialized
 from capn.controllers.cluster.machines import reconcile_control_planes, reconcile_workers
+from capn.controllers.cluster.nesting import reconcile_nesting
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.cluster.status import compute_deleting_status, compute_paused_status, compute_status
 from capn.controllers.deps import INDEX_CLUSTER, Deps
@@ -44,6 +45,7 @@ PHASES: tuple[Phase[ClusterScope], ...] = (
     Phase(ClusterCondition.CONTROL_PLANE_INITIALIZED, reconcile_initialized),
     Phase(ClusterCondition.CNI_READY, reconcile_cni),
     Phase(ClusterCondition.WORKERS_READY, reconcile_workers),
+    Phase(ClusterCondition.NESTING_READY, reconcile_nesting),
 )
 DELETION: tuple[Phase[ClusterScope], ...] = (Phase(ClusterCondition.DELETING, reconcile_deletion),)
 # How often a settled cluster's child is asked whether it still answers. No request to the parent is made for it.

@@ -27,6 +27,7 @@ PHASED = (
 )
 BY_MACHINES = (ClusterCondition.CONTROL_PLANE_READY, ClusterCondition.WORKERS_READY)
 DONE_REASON = {
+    ClusterCondition.NESTING_READY: "ControllerRuns",
     ClusterCondition.INFRASTRUCTURE_READY: "NetworkReady",
     ClusterCondition.CERTIFICATES_AVAILABLE: "Available",
     ClusterCondition.KUBECONFIG_READY: "Available",
@@ -90,7 +91,11 @@ def _overlay(scope: ClusterScope, kind: ClusterCondition, why: tuple[str, str], 
 
 
 def _condition_kinds(scope: ClusterScope) -> tuple[ClusterCondition, ...]:
-    return (*PHASED, *BY_MACHINES) if scope.cluster.spec.claim is None else claim.CONDITIONS
+    spec = scope.cluster.spec
+    if spec.claim is not None:
+        return claim.CONDITIONS
+    nesting = (ClusterCondition.NESTING_READY,) if spec.nests else ()
+    return (*PHASED, *BY_MACHINES, *nesting)
 
 
 def _desired_control_planes(scope: ClusterScope) -> int:

@@ -24,7 +24,7 @@ from capn.build.claims import (
 from capn.build.kubeconfig import parse_kubeconfig
 from capn.build.report import encode_report
 from capn.build.stamps import LABEL_VM
-from capn.errors import NotFoundError, PendingError
+from capn.errors import ApiStatusError, NotFoundError, PendingError
 from capn.kube.child import connect_child
 from capn.kube.client import KubeClient
 from capn.providers.adopt import create_or_adopt
@@ -82,7 +82,7 @@ class ParentProvider:
                     service_cidr=request.service_cidr,
                 )
             )
-            claim = await create_or_adopt(client, NESTED_CLUSTER, made, ref.uid)
+            claim = await self._create(client, NESTED_CLUSTER, made, ref.uid)
         if (endpoint := views.read_endpoint(claim)) is not None:
             return endpoint
         if (refusal := views.find_refusal(claim)) is not None:
@@ -197,7 +197,7 @@ class ParentProvider:
             raise build_machine_vanished()
         ref, stamp = request.ref, build_stamp(request.ref)
         data = build_claimed_data(data_name(ref), cluster, stamp, request.bootstrap_data)
-        await create_or_adopt(client, SECRET, data, ref.uid)
+        await self._create(client, SECRET, data, ref.uid)
         machine: dict[str, Any] = {
             "cpus": request.cpus,
             "memory": f"{request.memory_mib}Mi",
@@ -216,7 +216,14 @@ class ParentProvider:
             ),
             cluster,
         )
-        return await create_or_adopt(client, NESTED_MACHINE, claim, ref.uid)
+        return await self._create(client, NESTED_MACHINE, claim, ref.uid)
+
+    @staticmethod
+    async def _create(client: KubeClient, resource: Resource, obj: dict[str, Any], uid: str) -> dict[str, Any]:
+        try:
+            return await create_or_adopt(client, resource, obj, uid)
+        except ApiStatusError as error:
+            raise views.explain_refusal(error) from error
 
     async def _next_claim(self, client: KubeClient, selector: str, revision: str) -> dict[str, Any] | None:
         """The claim as it is after its next change; None when it is gone."""

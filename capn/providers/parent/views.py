@@ -7,11 +7,12 @@ report. Must not: raise for a status that is not there yet.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from capn.api.conditions import find_condition
 from capn.build.report import Report, ReportState
-from capn.errors import CapnError, InvalidSpecError, TerminalError
+from capn.errors import ApiStatusError, CapnError, InvalidSpecError, TerminalError, TransientError
 from capn.providers.base import MachineState, ObservedCluster, Problem
 
 Json = Mapping[str, Any]
@@ -97,6 +98,18 @@ def read_essence(machine: Json) -> object:
     deleting = bool(machine["metadata"].get("deletionTimestamp"))
     problem = find_problem(machine)
     return (compute_state(machine), problem, has_seed(machine), is_lost(machine), read_addresses(machine), deleting)
+
+
+def explain_refusal(error: ApiStatusError) -> CapnError:
+    """What the parent's API server said to a claim, as an error that says what comes of it."""
+    message = f"the parent: {error}"
+    if error.reason == "NamespaceTerminating":
+        return TransientError(f"{message}; this cluster is being deleted", reason=error.reason)
+    if error.code not in {HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY}:
+        return error
+    if "exceeded quota" in message:
+        return TransientError(message, reason="BudgetExceeded")
+    return TerminalError(message, reason="ClaimRefused")
 
 
 def read_cluster_essence(cluster: Json) -> object:
