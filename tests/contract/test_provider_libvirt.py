@@ -217,9 +217,9 @@ async def test_an_image_in_the_pool_needs_no_local_file(rig: LibvirtRig) -> None
 
 
 async def test_a_disk_smaller_than_the_image_is_refused(rig: LibvirtRig) -> None:
-    big = dataclasses.replace(rig.images.image, minimum_disk_bytes=3 * 1024**3 + 1)
+    big = dataclasses.replace(rig.images.image, minimum_disk_bytes=4 * 1024**3 + 1)
     provider = LibvirtProvider(rig.endpoint, OneImage(big))
-    with pytest.raises(InvalidSpecError, match=r"spec\.machine\.disk: .* at least 4Gi"):
+    with pytest.raises(InvalidSpecError, match=r"spec\.machine\.disk: .* at least 5Gi"):
         await provider.plan_machine(control_plane(cluster_ref()))
     await provider.close()
 
