@@ -125,7 +125,7 @@ class Hypervisor:
         self.stop()
         _remove(self.state)
 
-    def restart_daemon(self, *, timeout_s: float = 30.0) -> None:
+    def restart_daemon(self, *, timeout_s: float = 60.0) -> None:
         """Kill libvirtd alone and wait until its successor answers; machines go on running."""
         pid = self._init_pid()
         if pid is None:

@@ -489,7 +489,7 @@ async def test_a_daemon_that_restarts_changes_nothing(rig: Rig) -> None:
     assert await network(rig.provider, cluster_request(cluster_ref())) == cluster
     # What changed meanwhile is announced, or the next change is: the stream must not have died unnoticed.
     await end(rig, request.ref)
-    assert await asyncio.wait_for(announced, 30) == request.ref
+    assert await asyncio.wait_for(announced, 60) == request.ref
     await changes.aclose()  # type: ignore[attr-defined]
 
 
