@@ -15,7 +15,7 @@ from typing import Any
 from capn import names
 from capn.api.cluster import Endpoint, NestedCluster
 from capn.api.machine import NestedMachine
-from capn.build.kubeconfig import build_kubeconfig
+from capn.build.kubeconfig import ServerAddress, build_kubeconfig
 from capn.build.machines import desired_machines
 from capn.build.pki import ClusterPki, generate_pki, issue_client
 from capn.build.secrets import build_bootstrap_secret, build_kubeconfig_secret, build_pki_secrets
@@ -83,7 +83,9 @@ class Job:
             valid=_VALID,
         )
         server = f"https://{ENDPOINT.host}:{ENDPOINT.port}"
-        kubeconfig = build_kubeconfig(cluster=name, server=server, ca_pem=self.pki.ca.cert_pem, client=client)
+        kubeconfig = build_kubeconfig(
+            cluster=name, server=ServerAddress(server), ca_pem=self.pki.ca.cert_pem, client=client
+        )
         return [*build_pki_secrets(self.cluster, self.pki), build_kubeconfig_secret(self.cluster, kubeconfig)]
 
     def build_machines(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -68,6 +68,11 @@ def build_mac(machine_uid: str) -> str:
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
 
+def build_gate_name(cluster_uid: str) -> str:
+    """TLS server name by which the gate knows the cluster with this Kubernetes UID."""
+    return f"{cluster_uid}.gate.{GROUP}"
+
+
 def build_short_id(uid: str) -> str:
     """Ten hex digits that stand for a UID where a name is short (bridges, volumes)."""
     return hashlib.sha256(uid.encode()).hexdigest()[:10]

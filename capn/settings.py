@@ -151,11 +151,24 @@ class ParentEndpoint(_Strict):
     infrastructure_endpoint: str = Field(default="default", description="Its endpoint in the parent's settings.")
 
 
+class GateSettings(_Strict):
+    """One port that leads to the API server of every child, for those who have no route to the child's network."""
+
+    host: str = Field(min_length=1, max_length=253, description="Name or address of the port, as machines reach it.")
+    port: int = Field(default=8443, ge=1, le=65535, description="The port, as machines reach it.")
+    bind: str = Field(default="0.0.0.0", description="Address to listen on.")  # noqa: S104 - machines come from outside
+    bind_port: int | None = Field(default=None, ge=1, le=65535, description="Port to listen on; default: port.")
+    connections: int = Field(default=2048, ge=1, le=65536, description="Connections at once.")
+
+
 class NestingSettings(_Strict):
     """What children with `spec.nesting` are told of this cluster."""
 
     server: str = Field(
         pattern=r"^https://[^/\s]+$", description="This cluster's API server as machines of children reach it."
+    )
+    server_name: str | None = Field(
+        default=None, max_length=253, description="Name in its certificate, where that is not the host of `server`."
     )
     image: str = Field(
         default=f"capn.dev/capn:{__version__}", description="capn's image, which their node image holds."
@@ -195,6 +208,7 @@ class Settings(BaseSettings):
     namespace: str | None = Field(default=None, description="The one namespace to watch; none: all.")
     workers: int = Field(default=8, ge=1, le=256, description="Objects of one kind reconciled at once.")
     nesting: NestingSettings | None = Field(default=None, description="Lets clusters have clusters of their own.")
+    gate: GateSettings | None = Field(default=None, description="Lets children's API servers be reached by one port.")
     leader_elect: bool = Field(default=True, description="Hold a Lease, so that one controller is active.")
     lease_namespace: str = Field(default="capn-system", description="Where that Lease is.")
     bind: str = Field(default="127.0.0.1", description="Address of /healthz, /readyz and /metrics.")

@@ -177,6 +177,14 @@ class Endpoint(Model):
     port: int = Field(ge=1, le=65535, description="Port.")
 
 
+class Access(Model):
+    """A way to the child's API server for those who have no route to its endpoint."""
+
+    host: str = Field(max_length=253, description="Name or address.")
+    port: int = Field(ge=1, le=65535, description="Port.")
+    server_name: str = Field(max_length=253, description="TLS server name (tls-server-name of a kubeconfig).")
+
+
 class MachineCounts(Model):
     """How many machines there are."""
 
@@ -195,6 +203,7 @@ class NestedClusterStatus(Model):
         description="One word for people: Pending, Provisioning, Ready, Failed, Paused, Deleting.",
     )
     endpoint: Endpoint | None = Field(default=None, description="Where the child's API server answers.")
+    access: Access | None = Field(default=None, description="The way to it without a route to its network, if any.")
     version: str | None = Field(default=None, max_length=32, description="Version that the child's API server reports.")
     machines: MachineCounts | None = Field(default=None, description="Counts over all machines.")
     control_plane: MachineCounts | None = Field(default=None, description="Counts of control-plane machines.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -24,8 +25,10 @@ from capn.errors import TerminalError
 MAX_BYTES = 64 * 1024
 REASON_INVALID = "KubeconfigInvalid"
 _MAX_DEPTH = 12
-_CLUSTER_KEYS = frozenset({"server", "certificate-authority-data"})
+_CLUSTER_KEYS = frozenset({"server", "certificate-authority-data", "tls-server-name"})
 _USER_KEYS = frozenset({"client-certificate-data", "client-key-data"})
+_MAX_NAME = 253
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
 _REFUSED_NAMES = frozenset({"localhost", "metadata", "metadata.google.internal", "instance-data"})
 
 
@@ -37,19 +40,31 @@ class ChildCredentials:
     ca_pem: bytes
     cert_pem: bytes
     key_pem: bytes = field(repr=False)
+    server_name: str | None = None
 
 
-def build_kubeconfig(*, cluster: str, server: str, ca_pem: bytes, client: KeyPair) -> str:
-    """A kubeconfig for kubectl; `server` is a URL such as https://10.89.0.10:6443."""
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """Where an API server is: a URL such as https://10.89.0.10:6443, and its name where the URL's host is not it."""
+
+    url: str
+    server_name: str | None = None
+
+    def build_entry(self, ca_pem: bytes) -> dict[str, str]:
+        """The cluster's part of a kubeconfig."""
+        entry = {"server": self.url, "certificate-authority-data": _encode(ca_pem)}
+        return entry | ({"tls-server-name": self.server_name} if self.server_name else {})
+
+
+def build_kubeconfig(*, cluster: str, server: ServerAddress, ca_pem: bytes, client: KeyPair) -> str:
+    """A kubeconfig for kubectl."""
     user = f"{cluster}-admin"
     context = f"{user}@{cluster}"
     return build_yaml(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [
-                {"name": cluster, "cluster": {"server": server, "certificate-authority-data": _encode(ca_pem)}}
-            ],
+            "clusters": [{"name": cluster, "cluster": server.build_entry(ca_pem)}],
             "contexts": [{"name": context, "context": {"cluster": cluster, "user": user}}],
             "current-context": context,
             "users": [
@@ -65,16 +80,14 @@ def build_kubeconfig(*, cluster: str, server: str, ca_pem: bytes, client: KeyPai
     )
 
 
-def build_token_kubeconfig(*, cluster: str, server: str, ca_pem: str, user: str, token: str) -> str:
+def build_token_kubeconfig(*, cluster: str, server: ServerAddress, ca_pem: str, user: str, token: str) -> str:
     """A kubeconfig for a program that has a ServiceAccount's token."""
     context = f"{user}@{cluster}"
     return build_yaml(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [
-                {"name": cluster, "cluster": {"server": server, "certificate-authority-data": _encode(ca_pem.encode())}}
-            ],
+            "clusters": [{"name": cluster, "cluster": server.build_entry(ca_pem.encode())}],
             "contexts": [{"name": context, "context": {"cluster": cluster, "user": user}}],
             "current-context": context,
             "users": [{"name": user, "user": {"token": token}}],
@@ -96,10 +109,19 @@ def parse_kubeconfig(data: bytes, *, refused_hosts: Collection[str] = ()) -> Chi
     _refuse_extra(user, _USER_KEYS, "user")
     server = cluster.get("server")
     _check_server(server, refused_hosts)
+    server_name = cluster.get("tls-server-name")
+    if server_name is not None and not _is_name(server_name):
+        raise _invalid("has a tls-server-name that is no DNS name")
     ca_pem = _decode(cluster, "certificate-authority-data")
     client = KeyPair(_decode(user, "client-certificate-data"), _decode(user, "client-key-data"))
     _check_material(ca_pem, client)
-    return ChildCredentials(server=str(server), ca_pem=ca_pem, cert_pem=client.cert_pem, key_pem=client.key_pem)
+    return ChildCredentials(
+        server=str(server),
+        ca_pem=ca_pem,
+        cert_pem=client.cert_pem,
+        key_pem=client.key_pem,
+        server_name=server_name,
+    )
 
 
 def _load(data: bytes) -> dict[str, Any]:
@@ -160,6 +182,10 @@ def _check_server(server: object, refused_hosts: Collection[str]) -> None:
         raise _invalid("has a server that is not just https://host:port")
     if host in {name.lower() for name in refused_hosts} or _is_refused(host):
         raise _invalid("has a server that is local, link-local, a metadata service or the parent itself")
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _MAX_NAME and _NAME.fullmatch(value) is not None
 
 
 def _is_refused(host: str) -> bool:

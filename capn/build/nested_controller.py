@@ -25,13 +25,17 @@ _CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 
 @dataclass(frozen=True, slots=True)
 class NestedControllerInput:
-    """What differs from cluster to cluster. `server` is the child's own API as its children reach it."""
+    """What differs from cluster to cluster. `server` is the child's own API as its children reach it.
+
+    `server_name` is the name in its certificate, where that is not the server's host.
+    """
 
     image: str
     path: str
     claims_namespace: str
     infrastructure: tuple[str, str]  # kind and endpoint in the parent
     server: str
+    server_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,11 @@ def build_settings(given: NestedControllerInput) -> dict[str, Any]:
         "log_format": "json",
         "lease_namespace": names.SYSTEM_NAMESPACE,
         "endpoints": by_kind,
-        "nesting": {"server": given.server, "image": given.image},
+        "nesting": {
+            "server": given.server,
+            "image": given.image,
+            **({"server_name": given.server_name} if given.server_name else {}),
+        },
     }
 
 

@@ -156,11 +156,14 @@ def dev_up(
     kubevirt: Annotated[
         bool, typer.Option("--kubevirt", help="KubeVirt on that node: it runs virtual machines (emulated).")
     ] = False,
+    nesting: Annotated[
+        bool, typer.Option("--nesting", help="Let children have clusters of their own (spec.nesting).")
+    ] = False,
 ) -> None:
     """Start parent, hypervisor and controller in the background."""
     from capn.cli.dev import bring_up
 
-    bring_up(name, accel.value, node=node, kubevirt=kubevirt)
+    bring_up(name, accel.value, node=node, kubevirt=kubevirt, nesting=nesting)
 
 
 @dev.command("load")

@@ -58,11 +58,11 @@ def clean_demo(name: str) -> None:
     asyncio.run(clean(DevState.of(name), make_progress()))
 
 
-def bring_up(name: str, accel: Accel, *, node: bool, kubevirt: bool) -> None:
+def bring_up(name: str, accel: Accel, *, node: bool, kubevirt: bool, nesting: bool) -> None:
     """Start the environment and say how to use it."""
     state, progress = DevState.of(name), make_progress()
     environment = Environment(state)
-    asyncio.run(environment.up(progress, accel=accel, node=node, kubevirt=kubevirt))
+    asyncio.run(environment.up(progress, accel=accel, node=node, kubevirt=kubevirt, nesting=nesting))
     progress.line(f"\nexport PATH={state.commands}:$PATH KUBECONFIG={environment.parent().kubeconfig}")
 
 

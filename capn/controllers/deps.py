@@ -17,7 +17,7 @@ from capn.controllers.console_watch import ConsoleWatch
 from capn.controllers.credentials import CredentialStore
 from capn.kube.client import KubeClient
 from capn.providers.base import Provider
-from capn.settings import NestingSettings
+from capn.settings import GateSettings, NestingSettings
 
 
 class Cache(Protocol):
@@ -58,6 +58,8 @@ class Recorder(Protocol):
 INDEX_CLUSTER = "cluster"
 # Index of clusters by the namespace that the claims of their children are in, if they have any.
 INDEX_CLAIMS = "claims"
+# Index of clusters by the name under which the gate knows them.
+INDEX_GATE = "gate"
 # Index of clusters and machines by their own namespace.
 INDEX_NAMESPACE = "namespace"
 
@@ -77,3 +79,4 @@ class Deps:
     now: Callable[[], datetime]
     bootstrap_timeout_s: float
     nesting: NestingSettings | None = None
+    gate: GateSettings | None = None

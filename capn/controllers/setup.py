@@ -16,13 +16,15 @@ from capn.controllers.child_pool import ChildPool
 from capn.controllers.cluster.reconciler import ClusterReconciler
 from capn.controllers.console_watch import ConsoleWatch
 from capn.controllers.credentials import CredentialStore
-from capn.controllers.deps import INDEX_CLAIMS, INDEX_CLUSTER, INDEX_NAMESPACE, Deps, Providers, Recorder
+from capn.controllers.deps import INDEX_CLAIMS, INDEX_CLUSTER, INDEX_GATE, INDEX_NAMESPACE, Deps, Providers, Recorder
+from capn.controllers.gate import build_gate
 from capn.controllers.machine.reconciler import MachineReconciler
 from capn.controllers.provider_changes import ProviderChanges
 from capn.controllers.wakers import (
     cluster_of,
     index_by_claims,
     index_by_cluster,
+    index_by_gate_name,
     index_by_namespace,
     on_removal,
     only_when,
@@ -42,7 +44,7 @@ from capn.runtime.informer import Informer
 from capn.runtime.lease import LeaderElector, build_identity
 from capn.runtime.manager import Manager
 from capn.runtime.metrics import Metrics
-from capn.settings import NestingSettings, Settings
+from capn.settings import GateSettings, NestingSettings, Settings
 
 
 class Controllers:
@@ -59,6 +61,7 @@ class Controllers:
         bootstrap_timeout_s: float = 1800.0,
         namespace: str | None = None,
         nesting: NestingSettings | None = None,
+        gate: GateSettings | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.clusters = Informer(client, NESTED_CLUSTER, namespace=namespace, metrics=metrics)
@@ -67,6 +70,7 @@ class Controllers:
         self.machines.add_index(INDEX_NAMESPACE, index_by_namespace)
         self.clusters.add_index(INDEX_NAMESPACE, index_by_namespace)
         self.clusters.add_index(INDEX_CLAIMS, index_by_claims)
+        self.clusters.add_index(INDEX_GATE, index_by_gate_name)
         self.children = ChildPool(lambda ref, node: self._wake_machine(ref.namespace, node))
         self.consoles = ConsoleWatch(self._wake_later)
         self.changes = ProviderChanges(providers, self._wake_ref)
@@ -82,6 +86,7 @@ class Controllers:
             now=now,
             bootstrap_timeout_s=bootstrap_timeout_s,
             nesting=nesting,
+            gate=gate,
         )
         self.cluster_controller = Controller(
             "nestedcluster", ClusterReconciler(self.deps), workers=workers, metrics=metrics
@@ -160,6 +165,7 @@ def build_manager(client: KubeClient, settings: Settings, providers: Providers) 
         workers=settings.workers,
         bootstrap_timeout_s=settings.bootstrap_timeout_s,
         nesting=settings.nesting,
+        gate=settings.gate,
         namespace=settings.namespace,
     )
     return Manager(
@@ -167,5 +173,6 @@ def build_manager(client: KubeClient, settings: Settings, providers: Providers) 
         controllers=[controllers.cluster_controller, controllers.machine_controller],
         health=HealthServer(bind=settings.bind, port=settings.port, registry=metrics.registry),
         elector=elector,
+        always=[] if settings.gate is None else [build_gate(settings.gate, controllers.clusters).run],
         leading=[controllers.hold, recorder.run],
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from capn import names
 from capn.api.conditions import ClusterCondition
 from capn.build.nesting import claims_namespace
 from capn.kube.decode import Object
@@ -58,6 +59,11 @@ def index_by_namespace(obj: Object) -> Iterable[str]:
 def index_by_claims(cluster: Object) -> Iterable[str]:
     """Index value of a cluster: the namespace of its children's claims, whether it may have any or not."""
     return [claims_namespace(cluster.metadata.name, cluster.metadata.uid)]
+
+
+def index_by_gate_name(cluster: Object) -> Iterable[str]:
+    """Index value of a cluster: the TLS server name by which the gate knows it."""
+    return [names.build_gate_name(cluster.metadata.uid)]
 
 
 def opens_gate(old: Object | None, new: Object | None) -> bool:

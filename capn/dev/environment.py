@@ -42,7 +42,7 @@ from capn.errors import NotFoundError, TerminalError
 from capn.image.recipe import KERNEL_COMMAND_LINE
 from capn.parts.catalogue import CONTROL_PLANE_NAMES
 from capn.parts.source import Report
-from capn.settings import KubeVirtEndpoint
+from capn.settings import GateSettings, KubeVirtEndpoint, NestingSettings
 
 CONTROLLER = "controller"
 LEASE_NAMESPACE = "capn-system"
@@ -111,6 +111,11 @@ class Environment:
         """Whether KubeVirt was installed in the parent."""
         return (self.state.commands / "virtctl").exists()
 
+    @property
+    def nests(self) -> bool:
+        """Whether children may have clusters of their own."""
+        return self.state.nesting.exists()
+
     def status(self) -> Status:
         """What runs now."""
         running = self.parent().running()
@@ -139,22 +144,28 @@ class Environment:
         accel: Literal["auto", "kvm", "emulate"] = "auto",
         node: bool = False,
         kubevirt: bool = False,
+        nesting: bool = False,
     ) -> None:
         """Start what does not run; the controller is started anew, so that it is the present code.
 
         With `node` the parent runs pods, from now on at every `up`; `kubevirt`, which takes a node, installs KubeVirt.
+        With `nesting` children may have clusters of their own (spec.nesting), from now on at every `up`.
         """
-        linked = node or kubevirt or self.state.node.exists()
+        with_node = node or kubevirt or self.state.node.exists()
         with progress.step("Getting the parent's programs") as report:
-            binaries = await ensure_programs(report, [*CONTROL_PLANE_NAMES, *(NODE_PARTS if linked else ())])
+            binaries = await ensure_programs(report, [*CONTROL_PLANE_NAMES, *(NODE_PARTS if with_node else ())])
         self.state.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if nesting:
+            self.state.nesting.touch()
         with progress.step("Starting the private hypervisor") as report:
             chosen = await choose_accel(accel, report)
             await asyncio.to_thread(self.hypervisor().start)
-        await self._start_parent(binaries, progress, linked=linked)
+        await self._start_parent(binaries, progress, with_node=with_node)
         self._write_commands(binaries["kubectl"])
         with progress.step("Installing capn's CRDs"):
             await self._install_crds()
+            if self.nests:
+                await self._install_nesting()
         if kubevirt:
             await install_kubevirt(self.node(binaries), self.kubectl, self.state.commands, progress)
         with progress.step("Starting the controller") as report:
@@ -167,17 +178,22 @@ class Environment:
             await asyncio.to_thread(self.hypervisor().stop)
             await stop_both(self.node(), self.parent())
 
-    async def _start_parent(self, binaries: Mapping[str, Path], progress: Progress, *, linked: bool) -> None:
-        """The parent and, if `linked`, its node. When either fails, both are stopped: neither is of use alone."""
+    async def _start_parent(self, binaries: Mapping[str, Path], progress: Progress, *, with_node: bool) -> None:
+        """The parent and, if wanted, its node. When either fails, both are stopped: neither is of use alone.
+
+        The link's address on the host is where nodes' pods and children's machines reach the API server.
+        """
         block, node = await self.link.reserve(), self.node(binaries)
+        linked = with_node or self.nests
         parent = Parent(self.state.parent, binaries, block=block, linked=linked)
         try:
             with progress.step("Starting the parent cluster") as report:
-                if linked and not node.running():
+                if with_node and not node.running():
                     node.check_host()
+                if linked and not node.running():
                     await self.link.ensure()
                 await parent.up(report)
-            if linked:
+            if with_node:
                 with progress.step("Starting the parent's node") as report:
                     await node.start(parent, report)
         except BaseException:
@@ -191,6 +207,12 @@ class Environment:
         await self.kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", crds)
         lease_namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": LEASE_NAMESPACE}}
         await self.kubectl.apply(lease_namespace)
+
+    async def _install_nesting(self) -> None:
+        """What children may do here, and the policy that keeps them from more."""
+        directory = find_shipped("config") / "nesting"
+        for name in ("child_role.yaml", "policy.yaml", "policy_binding.yaml"):
+            await self.kubectl.run("apply", "--server-side", "-f", str(directory / name))
 
     async def start_controller(self, report: Report, *, accel: Literal["kvm", "emulate"] | None = None) -> None:
         """(Re)start `capn run` in the background and wait until it is ready. `accel` None keeps the settings."""
@@ -234,6 +256,10 @@ class Environment:
             )
             endpoints["kubevirt"] = {"default": kubevirt.model_dump(mode="json")}
         settings = {"endpoints": endpoints, "lease_namespace": LEASE_NAMESPACE}
+        if self.nests and block is not None:
+            host = str(block.host)
+            settings["nesting"] = NestingSettings(server=self.parent().server).model_dump(mode="json")
+            settings["gate"] = GateSettings(host=host, bind=host).model_dump(mode="json")
         write_private(self.state.settings, yaml.safe_dump(settings).encode())
 
     def _write_commands(self, kubectl: Path) -> None:

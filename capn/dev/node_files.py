@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from capn.build.kubeconfig import build_kubeconfig
+from capn.build.kubeconfig import ServerAddress, build_kubeconfig
 from capn.build.pki import KeyPair, issue_client, issue_server
 from capn.dev.addresses import AddressBlock
 from capn.dev.files import write_private
@@ -96,7 +96,9 @@ def _write_credentials(config: Path, plan: NodePlan, layout: ParentLayout, now: 
         ("kube-proxy", "system:kube-proxy", ()),
     ):
         client = issue_client(authority, common_name=user, organizations=groups, now=now, valid=VALID)
-        text = build_kubeconfig(cluster="parent", server=plan.server, ca_pem=authority.cert_pem, client=client)
+        text = build_kubeconfig(
+            cluster="parent", server=ServerAddress(plan.server), ca_pem=authority.cert_pem, client=client
+        )
         write_private(config / f"{program}.kubeconfig", text.encode())
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from capn.build.kubeconfig import build_kubeconfig
+from capn.build.kubeconfig import ServerAddress, build_kubeconfig
 from capn.build.pki import ClusterPki, KeyPair, generate_pki, issue_client, issue_server
 from capn.dev.files import write_private
 from capn.dev.parent_flags import (
@@ -113,7 +113,7 @@ def _write_kubeconfig(layout: ParentLayout, ports: ParentPorts, *, client: str, 
     pair = KeyPair(cert_pem=layout.certificate(client).read_bytes(), key_pem=layout.key(client).read_bytes())
     text = build_kubeconfig(
         cluster="parent",
-        server=f"https://{ports.address}:{ports.api_server}",
+        server=ServerAddress(f"https://{ports.address}:{ports.api_server}"),
         ca_pem=layout.certificate("ca").read_bytes(),
         client=pair,
     )

@@ -62,6 +62,11 @@ class DevState:
         return self.directory / "settings.yaml"
 
     @property
+    def nesting(self) -> Path:
+        """There when children may have clusters of their own."""
+        return self.directory / "nesting"
+
+    @property
     def commands(self) -> Path:
         """`capn` and `kubectl` as this environment uses them."""
         return self.directory / "bin"

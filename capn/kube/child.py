@@ -59,7 +59,10 @@ async def connect_child(
         auto_decompress=False,  # we ask for none; a compressed answer would be a bomb
         trust_env=False,
     )
-    transport = Transport(base_url=f"https://{_bracket(host)}:{port}", session=session, limits=CHILD_LIMITS)
+    named = {"server_hostname": credentials.server_name} if credentials.server_name else {}
+    transport = Transport(
+        base_url=f"https://{_bracket(host)}:{port}", session=session, limits=CHILD_LIMITS, request_args=named
+    )
     return HttpKubeClient(transport, timeout_s=timeout_s, on_request=on_request)
 
 

@@ -47,16 +47,27 @@ class ClusterRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """A way to a child's API server other than its endpoint: TLS to `host`:`port` with this server name."""
+
+    host: str
+    port: int
+    server_name: str
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedCluster:
     """What the provider has for the cluster. `endpoint_host` is fixed before the first machine exists.
 
-    `machine_cidr` is the network of the cluster's machines; None where they have none of their own.
+    `machine_cidr` is the network of the cluster's machines; None where they have none of their own. `route` is set
+    where this controller cannot reach the endpoint itself.
     """
 
     endpoint_host: str
     endpoint_port: int
     machine_cidr: str | None
     message: str = ""
+    route: Route | None = None
 
 
 @dataclass(frozen=True, slots=True)

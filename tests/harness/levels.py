@@ -16,7 +16,7 @@ from capn.kube.client import KubeClient
 from capn.kube.memory import MemoryKubeClient
 from capn.providers.base import ClusterRef, Provider
 from capn.providers.parent.provider import ParentProvider
-from capn.settings import ParentEndpoint, Settings
+from capn.settings import GateSettings, ParentEndpoint, Settings
 from tests.harness.scenario import Scenario
 
 
@@ -94,10 +94,10 @@ class Level(Scenario):
 
 
 @asynccontextmanager
-async def running_levels(depth: int) -> AsyncIterator[list[Scenario]]:
+async def running_levels(depth: int, *, gate: GateSettings | None = None) -> AsyncIterator[list[Scenario]]:
     """`depth` levels, the root first; in each but the last a Ready cluster `c1` carries the next."""
     async with AsyncExitStack() as stack:
-        root = Scenario()
+        root = Scenario(gate=gate)
         levels: list[Scenario] = [root]
         stack.push_async_callback(_stop, levels)
         await root.start()

@@ -24,7 +24,7 @@ from capn.providers.memory import MemoryProvider
 from capn.providers.memory_world import MemoryWorld
 from capn.providers.registry import ProviderRegistry
 from capn.runtime.clock import utc_now
-from capn.settings import Endpoint, MemoryEndpoint, NestingSettings, Settings
+from capn.settings import Endpoint, GateSettings, MemoryEndpoint, NestingSettings, Settings
 
 LIMIT_S = 20.0
 NAMESPACE_NAME = "team"
@@ -58,7 +58,7 @@ class OneProvider:
 class Scenario:
     """Drives the controllers; waits on conditions, never on time."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a test may want to differ
         self,
         endpoint: MemoryEndpoint | None = None,
         *,
@@ -66,13 +66,14 @@ class Scenario:
         api: MemoryKubeClient | None = None,
         world: MemoryWorld | None = None,
         endpoints: Mapping[str, Mapping[str, Endpoint]] | None = None,
+        gate: GateSettings | None = None,
     ) -> None:
         self.api = api or MemoryKubeClient()
         self.user = self.api.as_manager("kubectl")
         self.world = world or MemoryWorld(utc_now)
         self.endpoint = endpoint or MemoryEndpoint()
         named = endpoints or {"memory": {"default": MemoryEndpoint()}}
-        self.settings = Settings(endpoints={kind: dict(by_name) for kind, by_name in named.items()})
+        self.settings = Settings(endpoints={kind: dict(by_name) for kind, by_name in named.items()}, gate=gate)
         self.events = Recorded()
         self.bootstrap_timeout_s = bootstrap_timeout_s
         self.provider: Any = self.build_provider()
@@ -88,6 +89,7 @@ class Scenario:
             self.events,
             bootstrap_timeout_s=self.bootstrap_timeout_s,
             nesting=NestingSettings(server="https://198.18.0.1:6443"),
+            gate=self.settings.gate,
         )
         runs = (parts.clusters.run(), parts.machines.run())
         self._tasks = [asyncio.create_task(run) for run in runs]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
+import yaml
 
-from capn.api.resources import DEPLOYMENT, NAMESPACE, NESTED_CLUSTER, NODE, SECRET
+from capn import names
+from capn.api.resources import CONFIG_MAP, DEPLOYMENT, NAMESPACE, NESTED_CLUSTER, NODE, SECRET
+from capn.controllers.gate import find_target
 from capn.providers.base import MachineState
+from capn.settings import GateSettings
 from tests.harness.levels import Level, running_levels
 from tests.harness.scenario import NAMESPACE_NAME, Scenario
 
@@ -191,3 +196,47 @@ async def test_a_childs_credential_is_renewed_before_it_ends() -> None:
         assert renewed is not None
         template = renewed["spec"]["template"]["metadata"]["annotations"]
         assert template["capn.dev/renew-after"] == after["metadata"]["annotations"]["capn.dev/renew-after"]
+
+
+async def test_with_a_gate_at_the_root_every_level_is_reached_by_it() -> None:
+    gate = GateSettings(host="198.18.0.1", port=8443)
+    async with running_levels(3, gate=gate) as levels:
+        await leaf_of(levels)
+        root = levels[0].controllers
+        assert root is not None
+        for level in levels:
+            cluster = await level.cluster()
+            assert cluster is not None
+            access = cluster["status"]["access"]
+            assert (access["host"], access["port"]) == ("198.18.0.1", 8443)
+            # The root knows the way: its own cluster, or the claim that it has of the cluster below.
+            endpoint = cluster["status"]["endpoint"]
+            assert find_target(root.clusters, access["serverName"]) == (endpoint["host"], endpoint["port"])
+        assert find_target(root.clusters, "nobody.gate.capn.dev") is None
+
+        # Who made the machines reaches the endpoint itself; whoever claims them has no way but the gate.
+        servers = [await read_server(level) for level in levels]
+        assert "tls-server-name" not in servers[0]
+        for server, level in zip(servers[1:], levels[1:], strict=True):
+            cluster = await level.cluster()
+            assert cluster is not None
+            assert server["server"] == "https://198.18.0.1:8443"
+            assert server["tls-server-name"] == cluster["status"]["access"]["serverName"]
+
+        # capn in a child tells its own children to come by the gate, too.
+        installed = await levels[1].api.get(CONFIG_MAP, "capn-settings", names.SYSTEM_NAMESPACE)
+        assert installed is not None
+        nesting = yaml.safe_load(installed["data"]["settings.yaml"])["nesting"]
+        top = await levels[0].cluster()
+        assert top is not None
+        assert nesting["server"] == "https://198.18.0.1:8443"
+        assert nesting["server_name"] == top["status"]["access"]["serverName"]
+
+
+async def read_server(level: Scenario) -> dict[str, str]:
+    """The server's entry of the kubeconfig of a level's cluster."""
+    secret = await level.api.get(SECRET, "c1-kubeconfig", NAMESPACE_NAME)
+    assert secret is not None
+    config = yaml.safe_load(base64.b64decode(secret["data"]["value"]))
+    entry: dict[str, str] = config["clusters"][0]["cluster"]
+    return entry

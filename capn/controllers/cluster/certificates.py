@@ -8,13 +8,14 @@ from typing import Any
 from capn import names
 from capn.api.conditions import ClusterCondition
 from capn.api.resources import SECRET
-from capn.build.kubeconfig import build_kubeconfig
+from capn.build.kubeconfig import ServerAddress, build_kubeconfig
 from capn.build.pki import ClusterPki, generate_pki, issue_client
 from capn.build.secrets import build_kubeconfig_secret, build_pki_secrets, pki_from_secrets, read_secret_value
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.credentials import Credentials, refuse_former_owner
 from capn.controllers.phases import Wait
 from capn.errors import ConflictError, TerminalError, TransientError
+from capn.providers.base import ObservedCluster
 
 KUBECONFIG_VALID = timedelta(days=365)
 
@@ -87,7 +88,7 @@ async def _create_kubeconfig(scope: ClusterScope, pki: ClusterPki) -> bytes:
     )
     kubeconfig = build_kubeconfig(
         cluster=scope.ref.name,
-        server=f"https://{infrastructure.endpoint_host}:{infrastructure.endpoint_port}",
+        server=_build_server(infrastructure),
         ca_pem=pki.ca.cert_pem,
         client=client,
     )
@@ -100,3 +101,10 @@ async def _create_kubeconfig(scope: ClusterScope, pki: ClusterPki) -> bytes:
         refuse_former_owner(existing, scope.ref.uid)
         return read_secret_value(existing, "value", remakeable=True)
     return kubeconfig.encode()
+
+
+def _build_server(infrastructure: ObservedCluster) -> ServerAddress:
+    """The endpoint, or the way to it that the provider has where there is no other from here."""
+    if (route := infrastructure.route) is not None:
+        return ServerAddress(f"https://{route.host}:{route.port}", route.server_name)
+    return ServerAddress(f"https://{infrastructure.endpoint_host}:{infrastructure.endpoint_port}")

@@ -12,7 +12,7 @@ from typing import Any
 from capn import names
 from capn.api.cluster import Nesting
 from capn.api.resources import BY_KIND, CONFIG_MAP, DEPLOYMENT, NAMESPACE, SECRET
-from capn.build.kubeconfig import build_token_kubeconfig
+from capn.build.kubeconfig import ServerAddress, build_token_kubeconfig
 from capn.build.nested_controller import (
     KUBECONFIG_SECRET,
     NestedControllerInput,
@@ -99,13 +99,15 @@ async def _ensure_namespace(client: KubeClient, claims: ClaimsInput) -> None:
 
 
 def _build_input(scope: ClusterScope, claims: ClaimsInput, settings: NestingSettings) -> NestedControllerInput:
-    endpoint = scope.require_infrastructure()
+    endpoint, route = scope.require_infrastructure(), scope.route
+    host, port = (endpoint.endpoint_host, endpoint.endpoint_port) if route is None else (route.host, route.port)
     return NestedControllerInput(
         image=settings.image,
         path=claims.path,
         claims_namespace=claims.namespace,
         infrastructure=claims.infrastructure,
-        server=f"https://{endpoint.endpoint_host}:{endpoint.endpoint_port}",
+        server=f"https://{host}:{port}",
+        server_name=None if route is None else route.server_name,
     )
 
 
@@ -126,7 +128,7 @@ async def _ensure_access(scope: ClusterScope, claims: ClaimsInput, settings: Nes
     )
     kubeconfig = build_token_kubeconfig(
         cluster="parent",
-        server=settings.server,
+        server=ServerAddress(settings.server, settings.server_name),
         ca_pem=root_ca["data"]["ca.crt"],
         user=names.CHILD_ACCOUNT,
         token=token,

@@ -16,7 +16,7 @@ from capn.controllers.child_pool import Child
 from capn.controllers.credentials import Credentials
 from capn.controllers.deps import Deps
 from capn.errors import InvalidSpecError
-from capn.providers.base import ClusterRef, ObservedCluster, Provider
+from capn.providers.base import ClusterRef, ObservedCluster, Provider, Route
 
 
 @dataclass
@@ -41,6 +41,14 @@ class ClusterScope:
     def provider(self) -> Provider:
         """The provider that the spec names. InvalidSpecError when the administrator defined no such endpoint."""
         return self.deps.providers.get(self.cluster.spec.infrastructure)
+
+    @property
+    def route(self) -> Route | None:
+        """The way to the child's API for those who cannot reach its endpoint: the provider's, or our own gate."""
+        if self.infrastructure is None or self.infrastructure.route is not None:
+            return None if self.infrastructure is None else self.infrastructure.route
+        gate = self.deps.gate
+        return None if gate is None else Route(gate.host, gate.port, names.build_gate_name(self.cluster.metadata.uid))
 
     @property
     def initialized(self) -> bool:

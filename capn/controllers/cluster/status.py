@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from capn import names
-from capn.api.cluster import Endpoint, MachineCounts, NestedClusterStatus
+from capn.api.cluster import Access, Endpoint, MachineCounts, NestedClusterStatus
 from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, is_true, overlay
 from capn.api.machine import NestedMachine
 from capn.controllers.cluster import claim
@@ -55,6 +55,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         observed_generation=scope.cluster.metadata.generation,
         phase=_phase(conditions, failed=failure is not None),
         endpoint=_endpoint(scope),
+        access=_access(scope),
         version=scope.child_version or previous.version,
         machines=MachineCounts(
             desired=control_planes.desired + workers.desired,
@@ -196,3 +197,10 @@ def _endpoint(scope: ClusterScope) -> Endpoint | None:
     if scope.infrastructure is None:
         return scope.cluster.status.endpoint
     return Endpoint(host=scope.infrastructure.endpoint_host, port=scope.infrastructure.endpoint_port)
+
+
+def _access(scope: ClusterScope) -> Access | None:
+    if scope.infrastructure is None:
+        return scope.cluster.status.access
+    route = scope.route
+    return None if route is None else Access(host=route.host, port=route.port, server_name=route.server_name)

@@ -80,7 +80,7 @@ def compute_taints(cluster: NestedCluster, machine: NestedMachine) -> list[Taint
 
 def _build_init(cluster: NestedCluster, endpoint: Endpoint, node: NodeInput, token: str) -> str:
     spec = cluster.spec
-    plane = spec.control_plane
+    plane, access = spec.control_plane, cluster.status.access
     return build_init_config(
         ClusterConfigInput(
             version=spec.version,
@@ -92,7 +92,7 @@ def _build_init(cluster: NestedCluster, endpoint: Endpoint, node: NodeInput, tok
             dns_domain=spec.network.dns_domain,
             node=node,
             token=token,
-            sans=plane.extra_sans,
+            sans=[*plane.extra_sans, *([access.server_name] if access is not None else [])],
             api_server_args=plane.api_server.extra_args,
             controller_manager_args=plane.controller_manager.extra_args,
             scheduler_args=plane.scheduler.extra_args,

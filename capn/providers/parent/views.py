@@ -13,7 +13,7 @@ from typing import Any
 from capn.api.conditions import find_condition
 from capn.build.report import Report, ReportState
 from capn.errors import ApiStatusError, CapnError, InvalidSpecError, TerminalError, TransientError
-from capn.providers.base import MachineState, ObservedCluster, Problem
+from capn.providers.base import MachineState, ObservedCluster, Problem, Route
 
 Json = Mapping[str, Any]
 _STATES = {"MachinePaused": MachineState.PAUSED}
@@ -28,7 +28,11 @@ def read_endpoint(cluster: Json) -> ObservedCluster | None:
     endpoint = _status(cluster).get("endpoint")
     if not endpoint:
         return None
-    return ObservedCluster(endpoint_host=endpoint["host"], endpoint_port=endpoint["port"], machine_cidr=None)
+    access = _status(cluster).get("access")
+    route = Route(access["host"], access["port"], access["serverName"]) if access else None
+    return ObservedCluster(
+        endpoint_host=endpoint["host"], endpoint_port=endpoint["port"], machine_cidr=None, route=route
+    )
 
 
 def find_refusal(cluster: Json) -> CapnError | None:

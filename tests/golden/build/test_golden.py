@@ -9,7 +9,7 @@ from capn.api.machine_template import Taint
 from capn.build.cloudinit import BootstrapMode, build_meta_data, build_user_data
 from capn.build.flannel import build_flannel
 from capn.build.kubeadm import build_init_config, build_join_config
-from capn.build.kubeconfig import build_kubeconfig
+from capn.build.kubeconfig import ServerAddress, build_kubeconfig
 from capn.build.machines import desired_machines
 from capn.build.secrets import build_bootstrap_secret, build_kubeconfig_secret, build_pki_secrets
 from capn.build.tokens import build_token_secret
@@ -87,7 +87,10 @@ def test_secrets(golden: SnapshotAssertion) -> None:
 def test_kubeconfig(golden: SnapshotAssertion) -> None:
     pair = make_fixed_pair("admin")
     text = build_kubeconfig(
-        cluster="demo", server="https://10.89.0.10:6443", ca_pem=make_fixed_pair("ca").cert_pem, client=pair
+        cluster="demo",
+        server=ServerAddress("https://10.89.0.10:6443"),
+        ca_pem=make_fixed_pair("ca").cert_pem,
+        client=pair,
     )
     assert text == golden
 

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capn.build.kubeconfig import ChildCredentials, build_kubeconfig, parse_kubeconfig
+from capn.build.kubeconfig import ChildCredentials, ServerAddress, build_kubeconfig, parse_kubeconfig
 from capn.build.pki import ClusterPki, KeyPair, generate_pki, issue_client
 from capn.errors import TerminalError
 from tests.unit.build.samples import NOW
@@ -20,7 +20,7 @@ PKI: ClusterPki = generate_pki(now=NOW, cluster="demo")
 CLIENT: KeyPair = issue_client(
     PKI.ca, common_name="admin", organizations=["system:masters"], now=NOW, valid=timedelta(days=1)
 )
-TEXT = build_kubeconfig(cluster="demo", server=SERVER, ca_pem=PKI.ca.cert_pem, client=CLIENT)
+TEXT = build_kubeconfig(cluster="demo", server=ServerAddress(SERVER), ca_pem=PKI.ca.cert_pem, client=CLIENT)
 Document = dict[str, Any]
 
 
@@ -73,7 +73,6 @@ def test_other_ways_to_authenticate_are_refused(extra: Document) -> None:
     [
         {"proxy-url": "http://evil.example"},
         {"insecure-skip-tls-verify": True},
-        {"tls-server-name": "x"},
         {"certificate-authority": "/etc/ssl/x"},
         {7: 7},
     ],
@@ -219,3 +218,21 @@ def test_any_value_anywhere_is_refused_with_one_kind_of_error(path: tuple[str | 
 def test_any_bytes_are_refused_with_one_kind_of_error(data: bytes) -> None:
     with pytest.raises(TerminalError):
         parse_kubeconfig(data)
+
+
+def test_a_servers_own_name_goes_round() -> None:
+    text = build_kubeconfig(
+        cluster="demo",
+        server=ServerAddress("https://198.18.16.1:8443", "0b0e.gate.capn.dev"),
+        ca_pem=PKI.ca.cert_pem,
+        client=CLIENT,
+    )
+    credentials = parse_kubeconfig(text.encode())
+    assert (credentials.server, credentials.server_name) == ("https://198.18.16.1:8443", "0b0e.gate.capn.dev")
+    assert parse_kubeconfig(TEXT.encode()).server_name is None
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "*.capn.dev", "-a.dev", "a..b", "A.dev", "x" * 64, 7, ["a"]])
+def test_a_servers_name_must_be_a_dns_name(name: object) -> None:
+    with pytest.raises(TerminalError, match="tls-server-name that is no DNS name"):
+        parse_changed(lambda document: cluster_of(document).update({"tls-server-name": name}))

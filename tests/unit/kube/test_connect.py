@@ -18,7 +18,7 @@ import yaml
 from aiohttp import web
 
 from capn.api.resources import CONFIG_MAP
-from capn.build.kubeconfig import ChildCredentials, build_kubeconfig
+from capn.build.kubeconfig import ChildCredentials, ServerAddress, build_kubeconfig
 from capn.build.pki import ClusterPki, KeyPair, generate_pki, issue_client, issue_server
 from capn.errors import InvalidSpecError, TerminalError, UnreachableError
 from capn.kube.child import CHILD_LIMITS, _CheckedResolver, connect_child, refuse_address
@@ -155,7 +155,9 @@ async def test_damaged_certificates(changes: dict[str, Any]) -> None:
 
 async def test_an_administrators_kubeconfig(tmp_path: Path, temporary: Path) -> None:
     async with tls_server(tmp_path) as port:
-        text = build_kubeconfig(cluster="c", server=f"https://127.0.0.1:{port}", ca_pem=PKI.ca.cert_pem, client=CLIENT)
+        text = build_kubeconfig(
+            cluster="c", server=ServerAddress(f"https://127.0.0.1:{port}"), ca_pem=PKI.ca.cert_pem, client=CLIENT
+        )
         path = tmp_path / "kubeconfig"
         path.write_text(text)
         for source in (path, text.encode(), path):  # twice the same: the library remembers its files

@@ -12,7 +12,7 @@ from capn import names
 from capn.api.resources import CONFIG_MAP, NODE, SECRET
 from capn.build.cloudinit import BootstrapMode, UserDataInput, build_user_data
 from capn.build.kubeadm import JoinInput, NodeInput, build_join_config
-from capn.build.kubeconfig import build_kubeconfig
+from capn.build.kubeconfig import ServerAddress, build_kubeconfig
 from capn.build.pki import issue_client
 from capn.build.report import Report, ReportParser, ReportState
 from capn.build.tokens import build_token_secret
@@ -70,7 +70,7 @@ def kubeconfig() -> bytes:
         pki().ca, common_name="admin", organizations=("system:masters",), now=NOW, valid=timedelta(days=1)
     )
     return build_kubeconfig(
-        cluster="demo", server="https://10.100.0.10:6443", ca_pem=pki().ca.cert_pem, client=client
+        cluster="demo", server=ServerAddress("https://10.100.0.10:6443"), ca_pem=pki().ca.cert_pem, client=client
     ).encode()
 
 
