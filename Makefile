@@ -123,6 +123,10 @@ verify: lint type generate-check test ## All that CI checks
 demo: parts ## From nothing to a child cluster in real machines (NAME=demo, ACCEL=auto|kvm|emulate, PROVIDER=libvirt|kubevirt)
 	@$(AS_ROOT) $(PY) -m capn demo --name $(NAME) --accel $(ACCEL) --provider $(PROVIDER)
 
+.PHONY: demo-recursive
+demo-recursive: parts ## Root, child, grandchild: a cluster in a cluster in a cluster, each in real machines
+	@$(AS_ROOT) $(PY) -m capn demo --recursive --name $(NAME) --accel $(ACCEL)
+
 .PHONY: demo-clean
 demo-clean: ## Remove everything of the demo; fine at any half state and twice
 	@if ! compgen -G '$(CACHE)/venv-*' >/dev/null; then echo 'nothing to clean: no demo ever ran here'; \

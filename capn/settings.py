@@ -30,6 +30,8 @@ def cache_dir() -> Path:
 
 # Size of the disk in the container image of a node. It cannot be enlarged where it runs, so the image brings the room
 # (the qcow2 grows with what is written). One that is copied into volumes can be smaller: they have at least its size.
+# capn's own container image, which node images hold.
+OWN_IMAGE = f"capn.dev/capn:{__version__}"
 IMAGE_GIB = 64
 
 
@@ -170,9 +172,7 @@ class NestingSettings(_Strict):
     server_name: str | None = Field(
         default=None, max_length=253, description="Name in its certificate, where that is not the host of `server`."
     )
-    image: str = Field(
-        default=f"capn.dev/capn:{__version__}", description="capn's image, which their node image holds."
-    )
+    image: str = Field(default=OWN_IMAGE, description="capn's image, which their node image holds.")
     token_hours: int = Field(default=168, ge=1, le=8760, description="Life of a child's token; renewed at half of it.")
 
 

@@ -95,6 +95,7 @@ def demo(
     clean: Annotated[bool, typer.Option("--clean", help="Remove everything of the demo instead.")] = False,
     accel: AccelOption = Accel.AUTO,
     provider: Annotated[DemoProvider, typer.Option(help="Who runs the machines.")] = DemoProvider.LIBVIRT,
+    recursive: Annotated[bool, typer.Option("--recursive", help="A cluster in the child, too (libvirt).")] = False,
 ) -> None:
     """From nothing to a child cluster that answers; `--clean` takes it all down."""
     from capn.cli.dev import clean_demo, show_demo
@@ -102,7 +103,7 @@ def demo(
     if clean:
         clean_demo(name)
     else:
-        show_demo(name, accel.value, provider.value)
+        show_demo(name, accel.value, provider.value, recursive=recursive)
 
 
 @app.command()

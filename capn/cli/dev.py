@@ -16,6 +16,7 @@ from capn.cli.progress import make_progress
 from capn.cli.read import format_table, write_data
 from capn.dev.clean import clean
 from capn.dev.demo import DemoResult, run_demo
+from capn.dev.demo_recursive import run_recursive
 from capn.dev.environment import Environment
 from capn.dev.progress import Progress, format_elapsed
 from capn.dev.state import DevState
@@ -26,11 +27,15 @@ Accel = Literal["auto", "kvm", "emulate"]
 Provider = Literal["libvirt", "kubevirt"]
 
 
-def show_demo(name: str, accel: Accel, provider: Provider) -> None:
+def show_demo(name: str, accel: Accel, provider: Provider, *, recursive: bool = False) -> None:
     """Run the demo and end with the tree, the commands to go on with and the times."""
     state, progress, started = DevState.of(name), make_progress(), time.monotonic()
-    progress.line(f"capn demo: a real child cluster from one `kubectl apply` (files in {state.directory})")
-    result = asyncio.run(run_demo(state, progress, accel=accel, provider=provider))
+    what = "a cluster in a cluster in a cluster" if recursive else "a real child cluster from one `kubectl apply`"
+    progress.line(f"capn demo: {what} (files in {state.directory})")
+    if recursive:
+        result = asyncio.run(run_recursive(state, progress, accel=accel))
+    else:
+        result = asyncio.run(run_demo(state, progress, accel=accel, provider=provider))
     progress.line("")
     for line in (*result.tree, "", *_times(progress, result, time.monotonic() - started), "", *_go_on(state, result)):
         progress.line(line)

@@ -7,7 +7,7 @@ cluster, `DemoResult`. Must not: leave out a check, or end well when one failed.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -57,10 +57,10 @@ class DemoResult:
     kubeconfigs: dict[str, Path] = field(default_factory=dict)
 
 
-def read_samples(directory: Path) -> list[DemoCluster]:
-    """The NestedClusters that the samples hold. InvalidSpecError when there is none."""
+def read_samples(source: Path) -> list[DemoCluster]:
+    """The NestedClusters that a file, or a directory's files, hold. InvalidSpecError when there is none."""
     documents: list[Any] = []
-    for path in sorted(directory.glob("*.yaml")):
+    for path in sorted(source.glob("*.yaml")) if source.is_dir() else [source]:
         documents += [document for document in yaml.safe_load_all(path.read_text()) if document]
     found = [
         DemoCluster(
@@ -72,7 +72,7 @@ def read_samples(directory: Path) -> list[DemoCluster]:
         if document.get("kind") == "NestedCluster"
     ]
     if not found:
-        raise InvalidSpecError(str(directory), "holds no NestedCluster")
+        raise InvalidSpecError(str(source), "holds no NestedCluster")
     return found
 
 
@@ -87,19 +87,15 @@ async def run_demo(
     environment, result = Environment(state), DemoResult()
     directory = samples_dir(provider)
     samples = read_samples(directory)
-    with progress.step("Getting third-party programs (built from pinned sources where missing)") as report:
-        await ensure_programs(report, [])
-    for version in sorted({sample.version for sample in samples}):
-        with progress.step(f"Getting the node image for {version}") as report:
-            report(f"image {(await ensure_node_image(version, report)).digest[:12]}")
+    await get_supplies(samples, progress)
     await environment.up(progress, accel=accel, kubevirt=provider == "kubevirt")
     with progress.step(f"kubectl apply -f config/{directory.relative_to(samples_dir().parent)}/") as report:
         for line in (await environment.kubectl.run("apply", "-f", str(directory))).splitlines():
             report(line)
-    async with _client(environment) as client:
+    async with connected(environment.parent().kubeconfig) as client:
         try:
             for sample in samples:
-                await _follow(environment, client, sample, progress, result)
+                await follow(environment, client, sample, progress, result)
         except CapnError:
             for line in await gather_evidence(client, state):
                 progress.line(line)
@@ -108,19 +104,29 @@ async def run_demo(
     return result
 
 
+async def get_supplies(samples: Iterable[DemoCluster], progress: Progress) -> None:
+    """Programs, and a node image for each version that the samples want."""
+    with progress.step("Getting third-party programs (built from pinned sources where missing)") as report:
+        await ensure_programs(report, [])
+    for version in sorted({sample.version for sample in samples}):
+        with progress.step(f"Getting the node image for {version}") as report:
+            report(f"image {(await ensure_node_image(version, report)).digest[:12]}")
+
+
 @asynccontextmanager
-async def _client(environment: Environment) -> AsyncIterator[KubeClient]:
-    client = await connect_kubeconfig(environment.parent().kubeconfig)
+async def connected(kubeconfig: Path) -> AsyncIterator[KubeClient]:
+    """A client by this kubeconfig for the length of a `with` block."""
+    client = await connect_kubeconfig(kubeconfig)
     try:
         yield client
     finally:
         await client.close()
 
 
-async def _follow(
+async def follow(
     environment: Environment, client: KubeClient, sample: DemoCluster, progress: Progress, result: DemoResult
 ) -> None:
-    """One cluster: until Ready, then proofs from inside."""
+    """One cluster of the API that `client` talks to: until Ready, then proofs from inside."""
     with progress.step(f"Waiting until {sample.namespace}/{sample.name} is Ready") as report:
         cluster = await wait_ready(client, sample, report, result.stages)
     path = environment.state.child_kubeconfig(sample.name)

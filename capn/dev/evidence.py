@@ -23,15 +23,21 @@ _LOG_LINES = 25
 
 async def gather_evidence(client: KubeClient, state: DevState) -> list[str]:
     """Conditions, consoles' tails, the controller's log."""
+    lines = await describe_all(client)
+    lines.append(f"--- the end of {processes.log_path(state.controller, CONTROLLER)}")
+    return [*lines, *processes.read_tail(state.controller, CONTROLLER, lines=_LOG_LINES).splitlines()]
+
+
+async def describe_all(client: KubeClient) -> list[str]:
+    """Every cluster and machine of an API, or a line that says why it does not answer."""
     lines: list[str] = []
     try:
         for resource in (NESTED_CLUSTER, NESTED_MACHINE):
             for item in (await client.list(resource)).items:
                 lines += describe_object(item)
     except CapnError as error:
-        lines.append(f"the parent's API does not answer: {error}")
-    lines.append(f"--- the end of {processes.log_path(state.controller, CONTROLLER)}")
-    return [*lines, *processes.read_tail(state.controller, CONTROLLER, lines=_LOG_LINES).splitlines()]
+        lines.append(f"the API does not answer: {error}")
+    return lines
 
 
 def describe_object(obj: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capn.errors import TerminalError
-from capn.image import catalogue, debian, disk, images, initrd, oci, preload, recipe, rootfs
+from capn.image import catalogue, debian, disk, images, initrd, oci, own, preload, recipe, rootfs
 from capn.image.catalogue import ImageManifest, LoadedImage, build_node_image, read_manifest
 from capn.image.debian import REASON, DebianBase, ensure_base
 from capn.parts.catalogue import Part, list_parts
@@ -32,7 +32,7 @@ from capn.providers.images import NodeImage
 _NEEDED_BYTES = 8 << 30
 _WORK_PREFIX = ".work-"
 # A change of the code that decides the content makes another image; the rest of the package does not.
-_CONTENT_MODULES = (debian, disk, images, initrd, oci, preload, recipe, rootfs)
+_CONTENT_MODULES = (debian, disk, images, initrd, oci, own, preload, recipe, rootfs)
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,14 @@ class ImageBuild:
     parts: Mapping[str, Path]
     tools: Mapping[str, str]
     names: tuple[str, ...]  # container images that kubeadm wants
+    own: str  # digest of capn's own image
 
     def digest(self) -> str:
         """Hex digest of the inputs: the programs (by their own digests), the names and the recipe."""
         digest = hashlib.sha256()
         for name, path in sorted(self.parts.items()):
             digest.update(f"{name}={path.parent.name}\n".encode())
-        digest.update(repr((self.version, self.architecture, self.names)).encode())
+        digest.update(repr((self.version, self.architecture, self.names, self.own)).encode())
         for path in _recipe_files():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
         return digest.hexdigest()
@@ -88,6 +89,8 @@ async def ensure_image(
             await _build(build, work, cache=cache, mirror=mirror, report=_timed(report, f"node image {version}"))
             rootfs.remove_path(target)
             (work / "out").rename(target)
+        for removed in catalogue.prune(target.parent, version):
+            report(f"removed {removed}, an older image of {version}")
     manifest = read_manifest(target / catalogue.MANIFEST_NAME)
     assert manifest is not None  # noqa: S101 - written a moment ago
     return build_node_image(manifest, target)
@@ -103,7 +106,7 @@ async def _plan(version: str, parts: Sequence[Part], paths: Mapping[str, Path]) 
     listed.require_success("asking kubeadm for its container images", reason=REASON)
     names = tuple(line for line in listed.tail if line and " " not in line)
     tools = {part.name: part.version for part in parts}
-    return ImageBuild(version, host_architecture(), paths, tools, names)
+    return ImageBuild(version, host_architecture(), paths, tools, names, own.compute_digest())
 
 
 def _require_root() -> None:
@@ -148,11 +151,15 @@ async def _build(build: ImageBuild, work: Path, *, cache: Path, mirror: str | No
     report("root file system")
     await _unpack(node_tar, root)
     rootfs.install_node(root, programs=build.parts, sandbox=images.find_sandbox(build.names))
-    report(f"container images: {len(build.names)} that kubeadm names, flannel, toolbox")
+    capn = await own.build_own_image(
+        architecture=build.architecture, cache=cache, work=work, mirror=mirror, report=report
+    )
+    report(f"container images: {len(build.names)} that kubeadm names, flannel, toolbox, capn")
     network = oci.filter_layer(network_tar, work / "network.tar", keep=_keep_in_network_layer)
     loaded = images.build_images(
         build.names, parts=build.parts, network=network, busybox=root / "usr/bin/busybox", work=work
     )
+    loaded.append(capn)
     await _preload(build, loaded, root=root, work=work)
     report("kernel and initial RAM disk")
     release = _write_kernel(root, out)

@@ -6,6 +6,7 @@ trust a directory without a manifest (the build writes it last).
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ MANIFEST_NAME = "manifest.json"
 DISK_NAME = "disk.qcow2"
 KERNEL_NAME = "vmlinuz"
 INITRD_NAME = "initrd.img"
+# The newest, and the one before it: somebody may be reading it.
+KEPT = 2
 
 
 class LoadedImage(BaseModel):
@@ -69,6 +72,17 @@ class ImageCatalogue:
             if manifest is not None and version in {"*", manifest.version}:
                 found.append((manifest, path))
         return found
+
+
+def prune(directory: Path, version: str) -> list[str]:
+    """Remove all images of a version but the newest `KEPT`; their names. capn's every change makes another image."""
+    manifests = sorted(
+        directory.glob(f"{version}-*/{MANIFEST_NAME}"), key=lambda path: path.stat().st_mtime_ns, reverse=True
+    )
+    removed = [path.parent for path in manifests[KEPT:]]
+    for path in removed:
+        shutil.rmtree(path)
+    return [path.name for path in removed]
 
 
 def read_manifest(path: Path) -> ImageManifest | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from capn.build.kubevirt_objects import INITRD_PATH, KERNEL_PATH
 from capn.errors import InvalidSpecError
 from capn.image import oci
-from capn.image.catalogue import DISK_NAME
+from capn.image.catalogue import DISK_NAME, KEPT
 from capn.image.debian import REASON
 from capn.image.kubevirt_recipe import QEMU_ID
 from capn.image.rootfs import remove_path
@@ -51,7 +51,15 @@ async def build_containerdisk(image: NodeImage, *, cache: Path, report: Report, 
             report(f"containerDisk {containerdisk_name(image.version)} of the node image {image.digest[:12]}")
             await _write(image, target, disk_gib)
             report(f"containerDisk: {target.stat().st_size / 2**30:.2f} GiB")
+            _prune(target.parent, image.version)
     return target
+
+
+def _prune(directory: Path, version: str) -> None:
+    """Keep as many archives as there are node images (and as many again for the other size)."""
+    archives = sorted(directory.glob(f"{version}-*.tar"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in archives[2 * KEPT :]:
+        path.unlink(missing_ok=True)
 
 
 def _digest(image: NodeImage, disk_gib: int) -> str:
