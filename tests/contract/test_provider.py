@@ -41,6 +41,7 @@ from tests.contract.provider_rigs import (
     cluster_ref,
     cluster_request,
     control_plane,
+    machine_request,
     worker,
 )
 from tests.harness.cloning_driver import SOURCE, build_source
@@ -280,7 +281,8 @@ async def test_a_malformed_network_is_refused_by_field(rig: Rig) -> None:
 
 async def test_a_machine_is_made_once_with_the_endpoints_address(rig: Rig) -> None:
     cluster = await network(rig.provider, cluster_request(cluster_ref()))
-    request = control_plane(cluster_ref())
+    # Not the name that a control plane has at home: a claimed machine has one of its parent's making.
+    request = machine_request(cluster_ref(), "demo-cp-0-ff46c2", role=names.ROLE_CONTROL_PLANE, ordinal=0)
     assert await rig.provider.observe_machine(request.ref) is None
     await rig.provider.plan_machine(request)
     address = await rig.provider.ensure_address(request.ref)
@@ -293,7 +295,7 @@ async def test_a_machine_is_made_once_with_the_endpoints_address(rig: Rig) -> No
         rig.provider.kind,
         namespace="tenant",
         cluster="demo",
-        machine="demo-cp-0",
+        machine="demo-cp-0-ff46c2",
         machine_uid=request.ref.uid,
     )
     before = await rig.inventory()

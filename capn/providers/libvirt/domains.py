@@ -14,7 +14,7 @@ import libvirt
 from capn import names
 from capn.build.libvirt_xml import DomainInput, OwnerStamp, build_domain_xml, build_seed_device_xml
 from capn.errors import OwnershipError, TransientError
-from capn.providers.base import ClusterRef, MachineRef, MachineState, ObservedMachine, Problem
+from capn.providers.base import ClusterRef, MachineRef, MachineRequest, MachineState, ObservedMachine, Problem
 from capn.providers.libvirt.connection import Session
 from capn.providers.libvirt.errors import is_missing
 from capn.providers.libvirt.networks import endpoint_mac
@@ -54,11 +54,14 @@ def domain_name(ref: MachineRef) -> str:
     return f"capn-{ref.cluster.namespace}-{ref.name}-{names.build_short_id(ref.uid)[:_SHORT]}"
 
 
-def machine_mac(ref: MachineRef) -> str:
-    """MAC address of the machine; the first control plane has the one that belongs to the cluster's endpoint."""
-    if ref.name == names.control_plane_machine(ref.cluster.name, 0):
-        return endpoint_mac(ref.cluster)
-    return names.build_mac(ref.uid)
+def machine_mac(request: MachineRequest) -> str:
+    """MAC address of the machine; the first control plane has the one that belongs to the cluster's endpoint.
+
+    By its place, not by its name: a machine that a child claims has a name of the parent's making.
+    """
+    if request.role == names.ROLE_CONTROL_PLANE and request.ordinal == 0:
+        return endpoint_mac(request.ref.cluster)
+    return names.build_mac(request.ref.uid)
 
 
 def find_domain(session: Session, ref: MachineRef) -> OwnedDomain | None:
