@@ -116,6 +116,10 @@ test-kubevirt: kubevirt ## Run the provider's whole contract on real KubeVirt, w
 e2e-kubevirt: kubevirt image ## Tell the whole story of a child cluster on real KubeVirt (a quarter of an hour when emulated)
 	@CAPN_E2E_KUBEVIRT=1 $(AS_ROOT) $(PY) -m pytest -s tests/e2e/test_kubevirt_cluster.py $(PYTEST_ARGS)
 
+.PHONY: e2e-recursive
+e2e-recursive: image ## Tell the story of a cluster in a cluster in a cluster, with real machines (a quarter of an hour when emulated)
+	@CAPN_E2E_RECURSIVE=1 $(AS_ROOT) $(PY) -m pytest -s tests/e2e/test_recursion.py $(PYTEST_ARGS)
+
 .PHONY: verify
 verify: lint type generate-check test ## All that CI checks
 
