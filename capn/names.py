@@ -34,6 +34,8 @@ ANNOTATION_MAX_PATH_PARTS = f"{GROUP}/max-path-parts"
 ANNOTATION_INFRASTRUCTURE = f"{GROUP}/infrastructure"
 # What has been applied: a digest of it, so that nothing is written again that is there.
 ANNOTATION_APPLIED = f"{GROUP}/applied"
+# On a claimed cluster, by the child that claimed it: how the cluster is.
+ANNOTATION_REPORTED = f"{GROUP}/reported"
 ANNOTATION_RENEW_AFTER = f"{GROUP}/renew-after"
 CHILD_ACCOUNT = "child"
 CHILD_ROLE = "capn-child"

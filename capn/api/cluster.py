@@ -193,6 +193,25 @@ class MachineCounts(Model):
     ready: int = Field(default=0, description="Machines whose node is Ready.")
 
 
+class WorstNested(Model):
+    """The nested cluster that most needs a look."""
+
+    path: str = Field(max_length=512, description="Which: namespace/name, one pair a level.")
+    reason: str = Field(max_length=256, description="Why it is not Ready.")
+    message: str = Field(default="", max_length=1024, description="The same for people.")
+
+
+class NestedSummary(Model):
+    """All clusters below this one, at every depth, as they report."""
+
+    clusters: int = Field(default=0, description="Clusters.")
+    ready_clusters: int = Field(default=0, description="Those that are Ready.")
+    machines: int = Field(default=0, description="Machines that their specs ask for.")
+    ready_machines: int = Field(default=0, description="Machines whose node is Ready.")
+    depth: int = Field(default=0, description="Levels below this cluster.")
+    worst: WorstNested | None = Field(default=None, description="One that failed, else one that is not Ready.")
+
+
 class NestedClusterStatus(Model):
     """What is."""
 
@@ -208,6 +227,7 @@ class NestedClusterStatus(Model):
     machines: MachineCounts | None = Field(default=None, description="Counts over all machines.")
     control_plane: MachineCounts | None = Field(default=None, description="Counts of control-plane machines.")
     workers: MachineCounts | None = Field(default=None, description="Counts of worker machines.")
+    nested: NestedSummary | None = Field(default=None, description="The clusters below, where spec.nesting allows any.")
     selector: str | None = Field(default=None, max_length=512, description="Label selector of the scaled machines.")
     failure_reason: str | None = Field(default=None, max_length=256, description="Why the cluster cannot get on.")
     failure_message: str | None = Field(default=None, max_length=8192, description="The same for people, with the fix.")

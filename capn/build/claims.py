@@ -15,6 +15,9 @@ from typing import Any
 from capn import names
 from capn.build.stamps import Stamp, build_metadata
 
+# A path has namespace and name of each level.
+PARTS_A_LEVEL = 2
+
 
 @dataclass(frozen=True, slots=True)
 class ClaimedClusterInput:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from capn import names
+from capn.build.claims import PARTS_A_LEVEL
 from capn.build.stamps import Stamp, build_labels, build_metadata
 
 _NAME_LIMIT = 44
@@ -38,7 +39,7 @@ class ClaimsInput:
     @property
     def max_path_parts(self) -> int:
         """The longest path of a claim: two names a level."""
-        return self.path.count("/") + 1 + 2 * self.depth
+        return self.path.count("/") + 1 + PARTS_A_LEVEL * self.depth
 
 
 def claims_namespace(cluster: str, uid: str) -> str:

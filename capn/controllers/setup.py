@@ -22,6 +22,7 @@ from capn.controllers.machine.reconciler import MachineReconciler
 from capn.controllers.provider_changes import ProviderChanges
 from capn.controllers.wakers import (
     cluster_of,
+    has_new_report,
     index_by_claims,
     index_by_cluster,
     index_by_gate_name,
@@ -104,6 +105,9 @@ class Controllers:
         # A budget that was raised has room for machines that wait.
         claimed = enqueue_mapped(self.machine_controller.queue, self._machines_claimed_by)
         self.clusters.add_handler(only_when(has_new_spec, claimed))
+        # What the clusters below report shows in the status of the one above.
+        claimants = enqueue_mapped(self.cluster_controller.queue, self._claimant_of)
+        self.clusters.add_handler(only_when(has_new_report, claimants))
         self.clusters.add_handler(on_removal(self._forget_cluster))
         self.machines.add_handler(enqueue_self(self.machine_controller.queue))
         self.machines.add_handler(enqueue_mapped(self.cluster_controller.queue, cluster_of))
@@ -116,6 +120,10 @@ class Controllers:
     def _machines_claimed_by(self, cluster: Object) -> Iterable[Key]:
         namespace = claims_namespace(cluster.metadata.name, cluster.metadata.uid)
         return [Key(*machine.key) for machine in self.machines.objects_by_index(INDEX_NAMESPACE, namespace)]
+
+    def _claimant_of(self, claim: Object) -> Iterable[Key]:
+        claimants = self.clusters.objects_by_index(INDEX_CLAIMS, claim.metadata.namespace)
+        return [Key(*cluster.key) for cluster in claimants]
 
     def _forget_cluster(self, uid: str) -> None:
         self.deps.credentials.forget(uid)

@@ -71,6 +71,15 @@ def opens_gate(old: Object | None, new: Object | None) -> bool:
     return has_new_spec(old, new) or _gates(old) != _gates(new)
 
 
+def has_new_report(old: Object | None, new: Object | None) -> bool:
+    """Whether a claim came, went, or says something new of its cluster."""
+    return _report(old) != _report(new) or (old is None) != (new is None)
+
+
+def _report(claim: Object | None) -> str | None:
+    return None if claim is None else (claim.metadata.annotations or {}).get(names.ANNOTATION_REPORTED)
+
+
 def only_when(
     predicate: Callable[[Object | None, Object | None], bool], handler: Callable[[Object | None, Object | None], None]
 ) -> Callable[[Object | None, Object | None], None]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from capn.build.claim_report import ClaimReport
 from capn.kube.client import KubeClient
 
 
@@ -144,6 +145,10 @@ class Provider(Protocol):
 
     async def ensure_cluster(self, request: ClusterRequest) -> ObservedCluster:
         """Make the cluster's network (and the like) if it is missing; adopt it if it is ours."""
+        ...
+
+    async def tell_cluster(self, ref: ClusterRef, report: ClaimReport, *, paused: bool) -> None:
+        """Pass on how the cluster is, and that it is paused, to whoever makes the machines; nothing if we do."""
         ...
 
     async def delete_cluster(self, ref: ClusterRef) -> bool:

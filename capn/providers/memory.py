@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network
 
 from capn import names
+from capn.build.claim_report import ClaimReport
 from capn.build.kubeadm import API_PORT
 from capn.build.kubeconfig import parse_kubeconfig
 from capn.build.report import encode_report
@@ -83,6 +84,9 @@ class MemoryProvider:
                 del self.world.clusters[request.ref.uid]
             raise
         return _observe_cluster(cluster)
+
+    async def tell_cluster(self, ref: ClusterRef, report: ClaimReport, *, paused: bool) -> None:
+        """Nobody else makes the machines."""
 
     async def delete_cluster(self, ref: ClusterRef) -> bool:
         """Remove the network and whatever machine is still there."""

@@ -18,6 +18,7 @@ import yaml
 
 from capn import names
 from capn.api.resources import CONFIG_MAP, DEPLOYMENT, NAMESPACE, NESTED_CLUSTER, NESTED_MACHINE, SECRET
+from capn.build.claim_report import ClaimReport, read_report
 from capn.build.nesting import claims_namespace
 from capn.controllers.setup import Controllers
 from capn.dev.parent import Parent
@@ -227,8 +228,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another path": ({"claim": {"path": "else/where/team/x"}}, "must begin with"),
     "too deep": ({"claim": {"path": "{path}/team/x/team/y"}}, "is deeper than"),
     "another hypervisor": ({"infrastructure": {"kind": "libvirt", "endpoint": "default"}}, "must be memory/default"),
-    "paused": ({"paused": True}, "neither paused nor orphaned"),
-    "orphaned": ({"deletionPolicy": "Orphan"}, "neither paused nor orphaned"),
+    "orphaned": ({"deletionPolicy": "Orphan"}, "a claim is not orphaned"),
 }
 
 
@@ -278,13 +278,36 @@ async def test_a_machine_keeps_the_finalizer_that_frees_its_vm(nest: Nest) -> No
     assert (await nest.provider.ensure_machine(again)).state is MachineState.RUNNING
 
 
+async def test_a_claimed_cluster_keeps_its_finalizers_and_may_be_paused_and_reported(nest: Nest) -> None:
+    await network(nest)
+    [claim] = (await nest.child.list(NESTED_CLUSTER, namespace=nest.claims)).items
+    name = claim["metadata"]["name"]
+    held = {"metadata": {"finalizers": ["capn.dev/finalizer", "example.org/held"]}}
+    await nest.admin.merge_patch(NESTED_CLUSTER, name, nest.claims, held)
+    for fewer in ([], ["capn.dev/finalizer"], ["example.org/held", "example.org/other"]):
+        patch: dict[str, Any] = {"metadata": {"finalizers": fewer}}
+        with pytest.raises(ApiStatusError, match="none may be taken off"):
+            await nest.child.merge_patch(NESTED_CLUSTER, name, nest.claims, patch)
+    await nest.admin.merge_patch(
+        NESTED_CLUSTER, name, nest.claims, {"metadata": {"finalizers": ["capn.dev/finalizer"]}}
+    )
+    report = ClaimReport(phase="Paused", machines=1)
+    for _twice in range(2):
+        await nest.provider.tell_cluster(cluster_ref(), report, paused=True)
+    told = await nest.child.get(NESTED_CLUSTER, name, nest.claims)
+    assert told is not None
+    assert told["spec"]["paused"] is True
+    assert read_report(told) == report
+    assert told["metadata"]["generation"] == claim["metadata"]["generation"] + 1
+    await nest.provider.tell_cluster(cluster_ref(), report, paused=False)
+
+
 OUT_OF_REACH = (
     ("get", "secrets", "{namespace}"),
     ("get", "secrets", "kube-system"),
     ("list", "secrets", "{claims}"),
     ("list", "nestedclusters.capn.dev", "{namespace}"),
     ("create", "nestedclusters.capn.dev", "{namespace}"),
-    ("patch", "nestedclusters.capn.dev", "{claims}"),
     ("patch", "nestedclusters.capn.dev/status", "{claims}"),
     ("patch", "nestedmachines.capn.dev/status", "{claims}"),
     ("create", "pods", "{claims}"),

@@ -233,6 +233,90 @@ async def test_with_a_gate_at_the_root_every_level_is_reached_by_it() -> None:
         assert nesting["server_name"] == top["status"]["access"]["serverName"]
 
 
+async def nested(level: Scenario) -> dict[str, Any]:
+    cluster = await level.cluster()
+    assert cluster is not None
+    found: dict[str, Any] = cluster["status"].get("nested") or {}
+    return found
+
+
+async def test_what_the_leaf_is_shows_at_every_level_above() -> None:
+    async with running_levels(4) as levels:
+        leaf = await leaf_of(levels, workers=ONE_WORKER)
+        for below, level in zip((3, 2, 1), levels, strict=False):
+            # Each nesting cluster has one machine, the leaf has two.
+            whole = {"clusters": below, "readyClusters": below, "machines": below + 1, "readyMachines": below + 1}
+
+            async def rolled_up(level: Scenario = level, whole: dict[str, int] = whole, depth: int = below) -> bool:
+                return await nested(level) == {**whole, "depth": depth}
+
+            await level.until(rolled_up)
+
+        # A leaf that cannot get on is what the root's owner should look at, with the reason and without its secrets.
+        tail = 'E0101 "command failed" err="unknown flag: --nonsense"'
+        levels[0].world.failures = EveryGuest({"": ("kubeadm/wait-control-plane", tail)})
+        await leaf.create("bad")
+
+        async def seen() -> bool:
+            worst = (await nested(levels[0])).get("worst") or {}
+            return worst.get("reason") == "InvalidArgument"
+
+        await levels[0].until(seen)
+        worst = (await nested(levels[0]))["worst"]
+        assert worst["path"].endswith(f"{NAMESPACE_NAME}/bad")
+        assert worst["path"].count("/") == 2 * 4 - 1
+        assert "--nonsense" in worst["message"]
+
+
+async def test_a_report_costs_each_level_above_a_write_a_change_and_none_at_rest() -> None:
+    async with running_levels(3) as levels:
+        leaf = await leaf_of(levels)
+        reports = []
+        for level in levels[:2]:
+            claim = await deepest_claim(level)
+            reports.append(claim["metadata"]["annotations"][names.ANNOTATION_REPORTED])
+        assert reports[0] == reports[1]
+        for level in levels:
+            await level.settle()
+        before = [level.api.writes for level in levels]
+        await leaf.restart()
+        for level in levels:
+            await level.settle()
+        assert [level.api.writes for level in levels] == before
+
+
+async def deepest_claim(level: Scenario) -> dict[str, Any]:
+    """What this level has of the leaf."""
+    claims = [item for item in (await level.api.list(NESTED_CLUSTER)).items if "claim" in item["spec"]]
+    return max(claims, key=lambda item: str(item["spec"]["claim"]["path"]).count("/"))
+
+
+async def test_pausing_a_leaf_pauses_its_claim_at_every_level() -> None:
+    async with running_levels(3) as levels:
+        root, _middle, leaf = levels
+        await leaf_of(levels)
+        claim = await deepest_claim(root)
+        [vm] = root.world.machines_of(claim["metadata"]["uid"])
+
+        for wanted in (True, False):
+            await leaf.patch("c1", {"paused": wanted})
+            for level in levels[:2]:
+
+                async def passed_on(level: Scenario = level, wanted: bool = wanted) -> bool:  # noqa: FBT001
+                    return bool((await deepest_claim(level))["spec"].get("paused", False)) is wanted
+
+                await level.until(passed_on)
+            if wanted:
+                # Nobody brings back the machine of a paused cluster, however many levels above the hypervisor is.
+                for level in levels:
+                    await level.settle()
+                root.provider.crash(vm.ref)
+                for level in levels:
+                    await level.settle()
+                assert vm.state is not MachineState.RUNNING
+        await root.until(lambda: vm.state is MachineState.RUNNING)
+
+
 async def read_server(level: Scenario) -> dict[str, str]:
     """The server's entry of the kubeconfig of a level's cluster."""
     secret = await level.api.get(SECRET, "c1-kubeconfig", NAMESPACE_NAME)

@@ -9,13 +9,12 @@ from __future__ import annotations
 from capn.api.cluster import DeletionPolicy, NestedCluster, Nesting
 from capn.api.conditions import ClusterCondition
 from capn.api.machine_template import Infrastructure
+from capn.build.claims import PARTS_A_LEVEL
 from capn.controllers.claimants import find_claimant
 from capn.controllers.cluster.infrastructure import reconcile_infrastructure
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Phase, Wait
 from capn.errors import InvalidSpecError
-
-_PARTS_A_LEVEL = 2
 
 
 async def reconcile_claim(scope: ClusterScope) -> Wait | None:
@@ -31,7 +30,7 @@ def check_claim(cluster: NestedCluster, claimant: NestedCluster) -> None:
         raise InvalidSpecError(
             "spec.claim.path", f"must begin with {claimant.path}/, the cluster whose claims are in this namespace"
         )
-    depth = (path.count("/") - claimant.path.count("/")) // _PARTS_A_LEVEL
+    depth = (path.count("/") - claimant.path.count("/")) // PARTS_A_LEVEL
     allowed = (claimant.spec.nesting or Nesting()).max_depth
     if depth > allowed:
         raise InvalidSpecError(

@@ -5,16 +5,19 @@ Role: the order of things and nothing else. Inputs: a key; output: a Result. Mus
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 from pydantic import ValidationError
 
 from capn import names
-from capn.api.cluster import NestedCluster
+from capn.api.cluster import NestedCluster, NestedClusterStatus
 from capn.api.conditions import ClusterCondition
 from capn.api.machine import NestedMachine
 from capn.api.resources import NESTED_CLUSTER
+from capn.build.nesting import claims_namespace
 from capn.controllers.cluster import claim
 from capn.controllers.cluster.certificates import reconcile_certificates, reconcile_kubeconfig
 from capn.controllers.cluster.cni import reconcile_cni
@@ -25,12 +28,14 @@ from capn.controllers.cluster.machines import reconcile_control_planes, reconcil
 from capn.controllers.cluster.nesting import reconcile_nesting
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.cluster.status import compute_deleting_status, compute_paused_status, compute_status
-from capn.controllers.deps import INDEX_CLUSTER, Deps
+from capn.controllers.cluster.told import compute_told
+from capn.controllers.deps import INDEX_CLUSTER, INDEX_NAMESPACE, Deps
 from capn.controllers.finalizer import add_finalizer
 from capn.controllers.parse import parse, parse_or_explain
 from capn.controllers.phases import Phase, Progress, run_phases
 from capn.controllers.status_writer import write_status
 from capn.controllers.timestamps import format_time
+from capn.errors import CapnError
 from capn.runtime.controller import Key
 from capn.runtime.result import Result
 
@@ -64,18 +69,41 @@ class ClusterReconciler:
         if raw is None:
             return Result.done()
         cluster = await parse_or_explain(self._deps, NESTED_CLUSTER, NestedCluster, raw)
-        scope = ClusterScope(deps=self._deps, cluster=cluster, machines=self._machines(key, cluster.metadata.uid))
+        scope = ClusterScope(
+            deps=self._deps,
+            cluster=cluster,
+            machines=self._machines(key, cluster.metadata.uid),
+            claims=self._claims(cluster),
+        )
         if cluster.metadata.deleting:
             return await self._delete(scope)
         if cluster.spec.paused:
             await self._write(scope, compute_paused_status(scope, now=self._now()))
+            await self._tell(scope, scope.cluster.status.model_copy(update={"phase": "Paused"}))
             return Result.done()
         if names.FINALIZER not in cluster.metadata.finalizers:
             written = await add_finalizer(self._deps.client, NESTED_CLUSTER, cluster.metadata)
             self._deps.clusters.note_write(written)
         progress = await run_phases(PHASES if cluster.spec.claim is None else claim.PHASES, scope)
-        await self._write(scope, compute_status(scope, progress, now=self._now()))
+        status = compute_status(scope, progress, now=self._now())
+        await self._write(scope, status)
+        if progress.error is None:
+            await self._tell(scope, status)
+        else:
+            with contextlib.suppress(CapnError):  # the phase's own error is the one to tell of
+                await self._tell(scope, status)
         return self._conclude(progress)
+
+    async def _tell(self, scope: ClusterScope, status: NestedClusterStatus) -> None:
+        report = compute_told(scope.cluster, status)
+        await scope.provider.tell_cluster(scope.ref, report, paused=scope.cluster.spec.paused)
+
+    def _claims(self, cluster: NestedCluster) -> Sequence[dict[str, Any]]:
+        """What the clusters below claim here."""
+        if not cluster.spec.nests:
+            return ()
+        namespace = claims_namespace(cluster.metadata.name, cluster.metadata.uid)
+        return self._deps.clusters.by_index(INDEX_NAMESPACE, namespace)
 
     def _machines(self, key: Key, uid: str) -> list[NestedMachine]:
         """Machines that name this cluster and are not another's."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from capn import names
 from capn.api.cluster import NestedCluster
@@ -21,11 +22,12 @@ from capn.providers.base import ClusterRef, ObservedCluster, Provider, Route
 
 @dataclass
 class ClusterScope:
-    """`cluster` and `machines` are as the cache has them; the other fields are filled by phases, in their order."""
+    """`cluster`, `machines` and the `claims` of clusters below are as the cache has them; phases fill in the others."""
 
     deps: Deps
     cluster: NestedCluster
     machines: Sequence[NestedMachine]
+    claims: Sequence[dict[str, Any]] = ()
     infrastructure: ObservedCluster | None = None
     credentials: Credentials | None = field(default=None, repr=False)
     child: Child | None = None

@@ -13,6 +13,7 @@ from capn.api.cluster import Access, Endpoint, MachineCounts, NestedClusterStatu
 from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, is_true, overlay
 from capn.api.machine import NestedMachine
 from capn.controllers.cluster import claim
+from capn.controllers.cluster.nested import compute_nested
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Outcome, Progress, Wait, describe
 from capn.errors import TerminalError
@@ -64,6 +65,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         ),
         control_plane=control_planes,
         workers=workers,
+        nested=compute_nested(scope.cluster.path, scope.claims) if scope.cluster.spec.nests else None,
         selector=f"{names.LABEL_CLUSTER}={scope.ref.name},{names.LABEL_ROLE}={names.ROLE_CONTROL_PLANE}",
         failure_reason=failure[0] if failure else None,
         failure_message=failure[1] if failure else None,

@@ -14,6 +14,7 @@ from typing import Any
 
 from capn import names
 from capn.api.resources import SERVICE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE
+from capn.build.claim_report import ClaimReport
 from capn.build.kubeconfig import parse_kubeconfig
 from capn.build.kubevirt_objects import has_seed
 from capn.build.stamps import LABEL_CLUSTER_ID
@@ -65,6 +66,9 @@ class KubeVirtProvider:
         """The Service in front of the control planes. InvalidSpecError (CIDRCollision) for addresses in use."""
         service = await api_endpoint.ensure_service(await self._client(), self._place, self._endpoint, request)
         return api_endpoint.compute_endpoint(service, self._endpoint)
+
+    async def tell_cluster(self, ref: ClusterRef, report: ClaimReport, *, paused: bool) -> None:
+        """Nobody else makes the machines."""
 
     async def delete_cluster(self, ref: ClusterRef) -> bool:
         """Remove the Service, and before that any VM of the cluster that is still there."""

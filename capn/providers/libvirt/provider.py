@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from capn import names
+from capn.build.claim_report import ClaimReport
 from capn.build.cloudinit import build_meta_data
 from capn.build.kubeadm import API_PORT
 from capn.build.kubeconfig import parse_kubeconfig
@@ -66,6 +67,9 @@ class LibvirtProvider:
             return network
 
         return _observe(await self._connection.run(work, key=f"network/{request.ref.uid}"))
+
+    async def tell_cluster(self, ref: ClusterRef, report: ClaimReport, *, paused: bool) -> None:
+        """Nobody else makes the machines."""
 
     async def delete_cluster(self, ref: ClusterRef) -> bool:
         """Remove the cluster's network, and before that any VM of the cluster that is still there."""

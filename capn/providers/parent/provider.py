@@ -14,6 +14,7 @@ from typing import Any
 
 from capn import names
 from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE, SECRET, Resource
+from capn.build.claim_report import ClaimReport
 from capn.build.claims import (
     ClaimedClusterInput,
     ClaimedMachineInput,
@@ -88,6 +89,21 @@ class ParentProvider:
         if (refusal := views.find_refusal(claim)) is not None:
             raise refusal
         raise PendingError("the parent has not made the cluster's network yet", reason="WaitingForParent")
+
+    async def tell_cluster(self, ref: ClusterRef, report: ClaimReport, *, paused: bool) -> None:
+        """Write the report on the claim, and pause it with its cluster; nothing is written that is there."""
+        client, claim = await self._client(), await self._find_cluster(ref)
+        if claim is None or claim["metadata"].get("deletionTimestamp"):
+            return
+        meta, text = claim["metadata"], report.encode()
+        patch: dict[str, Any] = {}
+        if (meta.get("annotations") or {}).get(names.ANNOTATION_REPORTED, "{}") != text:
+            patch["metadata"] = {"annotations": {names.ANNOTATION_REPORTED: text}}
+        if bool(claim["spec"].get("paused")) != paused:
+            patch["spec"] = {"paused": paused}
+        if patch:
+            patch["metadata"] = patch.get("metadata", {}) | {"uid": meta["uid"]}
+            await client.merge_patch(NESTED_CLUSTER, meta["name"], meta["namespace"], patch)
 
     async def delete_cluster(self, ref: ClusterRef) -> bool:
         """Give the claim back; the parent removes the machines that are left with it."""
