@@ -28,6 +28,8 @@ class ClaimReport(BaseModel):
     version: str = Field(default="", max_length=32)
     machines: int = Field(default=0, ge=0, le=100_000)
     ready_machines: int = Field(default=0, ge=0, le=100_000)
+    # When it became, or ceased to be, ready (RFC 3339).
+    since: str = Field(default="", pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,18}Z)?$")
     reason: str = Field(default="", max_length=256)
     message: str = Field(default="", max_length=_MAX_MESSAGE)
 

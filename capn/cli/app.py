@@ -41,6 +41,13 @@ class Output(StrEnum):
     YAML = "yaml"
 
 
+class DataFormat(StrEnum):
+    """Forms of what is data by nature."""
+
+    JSON = "json"
+    YAML = "yaml"
+
+
 class Accel(StrEnum):
     """How machines run."""
 
@@ -61,6 +68,10 @@ Kubeconfig = Annotated[
     typer.Option(envvar="KUBECONFIG", help="The parent's kubeconfig.", show_default="~/.kube/config"),
 ]
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace in the parent.")]
+ClusterPath = Annotated[
+    str,
+    typer.Argument(metavar="CLUSTER", help="NestedCluster: a/b is b in a; team:a is a in namespace team."),
+]
 SettingsFile = Annotated[Path | None, typer.Option(help="The controller's settings (YAML).")]
 Name = Annotated[str, typer.Option(help="Name of the environment; two names never collide.")]
 AccelOption = Annotated[Accel, typer.Option(help="KVM, software emulation, or whichever a probe finds to work.")]
@@ -116,15 +127,42 @@ def tree(kubeconfig: Kubeconfig = None, namespace: Namespace = None, output: For
 
 @app.command("kubeconfig")
 def child_kubeconfig(
-    cluster: Annotated[str, typer.Argument(help="Name of the NestedCluster.")],
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
+    cluster: ClusterPath,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of names without one.")] = "default",
     kubeconfig: Kubeconfig = None,
     write: Annotated[Path | None, typer.Option("--write", "-w", help="Write this file (0600), don't print.")] = None,
+    output: Annotated[DataFormat, typer.Option("--output", "-o", help="Form.")] = DataFormat.YAML,
 ) -> None:
-    """Print (or write) the kubeconfig of a child cluster."""
-    from capn.cli.read import show_kubeconfig
+    """Print (or write) the kubeconfig of a cluster, however deep."""
+    from capn.cli.children import show_kubeconfig
 
-    show_kubeconfig(kubeconfig, namespace=namespace, cluster=cluster, write=write)
+    show_kubeconfig(kubeconfig, namespace=namespace, cluster=cluster, write=write, output=output.value)
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True})
+def child_exec(
+    cluster: ClusterPath,
+    command: Annotated[list[str], typer.Argument(help="What to run, such as kubectl get nodes.")],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of names without one.")] = "default",
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Run a command with KUBECONFIG set to a cluster, however deep: capn exec a/b -- kubectl get nodes."""
+    from capn.cli.children import run_in_child
+
+    raise typer.Exit(run_in_child(kubeconfig, namespace=namespace, cluster=cluster, command=command))
+
+
+@app.command("explain")
+def child_explain(
+    cluster: ClusterPath,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of names without one.")] = "default",
+    kubeconfig: Kubeconfig = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Say why a cluster is not Ready: the first link that fails, the evidence and the fix."""
+    from capn.cli.children import show_explanation
+
+    show_explanation(kubeconfig, namespace=namespace, cluster=cluster, output=output.value)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Commands that only read: `capn tree`, `capn kubeconfig`, and the forms of output.
+"""Commands that only read: `capn tree`, and the forms of output.
 
 Role: fetch and print. Must not: write to a cluster.
 """
@@ -52,7 +52,8 @@ def choose_kubeconfig(given: Path | None) -> Path:
 
 
 @asynccontextmanager
-async def _client(kubeconfig: Path) -> AsyncIterator[KubeClient]:
+async def connected(kubeconfig: Path) -> AsyncIterator[KubeClient]:
+    """A client for the length of a `with` block."""
     from capn.kube.connect import connect_kubeconfig  # noqa: PLC0415 - slow to import
 
     client = await connect_kubeconfig(kubeconfig)
@@ -64,31 +65,15 @@ async def _client(kubeconfig: Path) -> AsyncIterator[KubeClient]:
 
 def show_tree(kubeconfig: Path | None, namespace: str | None, output: str) -> None:
     """Print the tree. NotFoundError when the CRDs are not installed."""
-    from capn.dev.tree import draw_tree, read_tree  # noqa: PLC0415
+    from capn.tree.draw import draw_tree  # noqa: PLC0415
+    from capn.tree.model import read_tree  # noqa: PLC0415
 
     path = choose_kubeconfig(kubeconfig)
 
     async def read() -> list[Any]:
-        async with _client(path) as client:
+        async with connected(path) as client:
             return await read_tree(client, namespace=namespace)
 
     clusters = asyncio.run(read())
     data = {"parent": str(path), "clusters": [asdict(cluster) for cluster in clusters]}
     write_data(data, output, lambda: draw_tree(clusters, parent=str(path), now=datetime.now(UTC)))
-
-
-def show_kubeconfig(kubeconfig: Path | None, *, namespace: str, cluster: str, write: Path | None) -> None:
-    """Print the child's kubeconfig, or write it 0600."""
-    from capn.dev.child import read_child_kubeconfig  # noqa: PLC0415
-    from capn.dev.files import write_private  # noqa: PLC0415
-
-    async def read() -> bytes:
-        async with _client(choose_kubeconfig(kubeconfig)) as client:
-            return await read_child_kubeconfig(client, namespace=namespace, cluster=cluster)
-
-    data = asyncio.run(read())
-    if write is None:
-        sys.stdout.write(data.decode())
-        return
-    write_private(write, data)
-    sys.stderr.write(f"wrote {write}\n")

@@ -27,12 +27,13 @@ from capn.dev.progress import Progress
 from capn.dev.stages import StageTime, StageTracker, sum_stages
 from capn.dev.state import DevState
 from capn.dev.supplies import ensure_node_image, ensure_programs
-from capn.dev.tree import ClusterNode, draw_tree, read_tree
 from capn.dev.waiting import wait_until
 from capn.errors import CapnError, InvalidSpecError, TerminalError
 from capn.kube.client import KubeClient
 from capn.kube.connect import connect_kubeconfig
 from capn.parts.source import Report
+from capn.tree.draw import draw_tree
+from capn.tree.model import ClusterNode, read_tree
 
 READY_LIMIT_S = 1800.0
 # A failure that heals by itself within this time was none.

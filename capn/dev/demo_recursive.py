@@ -18,9 +18,10 @@ from capn.dev.evidence import describe_all, gather_evidence
 from capn.dev.kubectl import Kubectl
 from capn.dev.progress import Progress
 from capn.dev.state import DevState
-from capn.dev.tree import draw_tree, read_tree
 from capn.errors import CapnError
 from capn.kube.client import KubeClient
+from capn.tree.draw import draw_tree
+from capn.tree.model import read_tree
 
 _LOG_LINES = 40
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from capn.dev.tree import ClusterNode, MachineNode
+from capn.tree.model import ClusterNode, MachineNode
 
 _LAST = "done"  # the guest's last word; what the machine then waits for says more
 

@@ -70,7 +70,7 @@ def test_up_use_break_and_clean(capn: Run, home: Path, kubectl: Kubectl) -> None
     capn("kubeconfig", "sim", "--kubeconfig", status["kubeconfig"], "--write", str(written))
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
     missing = capn("kubeconfig", "nope", "--kubeconfig", status["kubeconfig"], expect=3)
-    assert "no kubeconfig for default/nope" in missing.stderr
+    assert "this cluster has no NestedCluster default/nope" in missing.stderr
 
     # Half broken: the controller and etcd die; `up` repairs, the data is still there.
     asyncio.run(processes.kill(directory / "controller", "controller"))

@@ -82,6 +82,10 @@ class Levels:
     def grandchild(self) -> Kubectl:
         return Kubectl(self.binary, self.home / "grandchild.kubeconfig")
 
+    @property
+    def get_nodes(self) -> tuple[str, ...]:
+        return (str(self.binary), "get", "nodes", "--request-timeout=60s")
+
     def virsh(self, *args: str) -> str:
         argv = ["virsh", "--quiet", "--connect", self.environment.hypervisor().uri, *args]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
@@ -178,6 +182,27 @@ def test_a_pod_runs_in_the_grandchild(levels: Levels) -> None:
 
     levels.wait_for("the pod runs", runs, limit_s=BOOT_LIMIT_S)
     levels.wait_for("the child takes a pod", lambda: levels.child.apply(pod), limit_s=BOOT_LIMIT_S)
+
+
+def test_the_command_line_sees_and_reaches_every_level(levels: Levels) -> None:
+    root = str(levels.root.kubeconfig)
+    levels.wait_for("the root knows", lambda: _ready_below(levels), limit_s=60)
+    [child] = json.loads(levels.capn("tree", "--kubeconfig", root, "-o", "json"))["clusters"]
+    [grandchild] = child["clusters"]
+    assert (grandchild["path"], grandchild["depth"]) == ("default/child/default/grandchild", 2)
+    assert [machine["name"] for machine in grandchild["machines"]] == ["grandchild-cp-0"]
+    assert "grandchild-cp-0" in levels.capn("exec", "child/grandchild", "--kubeconfig", root, "--", *levels.get_nodes)
+    assert "child-cp-0" in levels.capn("exec", "child", "--kubeconfig", root, "--", *levels.get_nodes)
+    links = json.loads(levels.capn("explain", "child/grandchild", "--kubeconfig", root, "-o", "json"))["links"]
+    assert {link["verdict"] for link in links} == {"ok"}
+    assert {"cluster", "claim", "VM", "cloud-init stage", "kubeadm phase", "node", "CNI"} <= {
+        link["link"] for link in links
+    }
+
+
+def _ready_below(levels: Levels) -> bool:
+    nested = levels.root.json("get", "nestedcluster", "child")["status"]["nested"]
+    return bool(nested == {"clusters": 1, "readyClusters": 1, "machines": 1, "readyMachines": 1, "depth": 1})
 
 
 def reach(kubectl: Kubectl, host: str, port: int) -> bool:

@@ -21,7 +21,7 @@ from capn.dev.state import DevState
 from capn.dev.waiting import WaitTimeoutError, wait_until
 from capn.errors import InvalidSpecError, NotFoundError, TerminalError
 from capn.kube.memory import MemoryKubeClient
-from tests.unit.dev.test_tree import cluster, machine
+from tests.unit.tree.test_tree import cluster, machine
 
 SAMPLE = DemoCluster("default", "demo", "v1.37.2")
 

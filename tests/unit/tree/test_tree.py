@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from capn.dev.stages import StageTime, StageTracker, sum_stages
-from capn.dev.tree import arrange, draw_tree, format_age, is_ready
+from capn.tree.draw import draw_tree, format_age
+from capn.tree.model import arrange, is_ready
 
 NOW = datetime(2026, 1, 1, 12, 10, tzinfo=UTC)
 IP = "10.89.0.10"
