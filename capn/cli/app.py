@@ -166,6 +166,19 @@ def child_explain(
 
 
 @app.command()
+def dashboard(
+    kubeconfig: Kubeconfig = None,
+    bind: Annotated[str, typer.Option(help="Address to listen on; whoever reaches it sees the tree.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8086,
+    interval: Annotated[float, typer.Option(min=0.2, max=3600, help="Seconds between two looks at the API.")] = 1.0,
+) -> None:
+    """Show the tree as a live page in the browser."""
+    from capn.cli.dashboard import serve_dashboard
+
+    serve_dashboard(kubeconfig, bind=bind, port=port, interval_s=interval)
+
+
+@app.command()
 def doctor(
     settings: SettingsFile = None,
     kubeconfig: Kubeconfig = None,
