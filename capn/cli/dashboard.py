@@ -9,14 +9,12 @@ import asyncio
 import contextlib
 import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from capn.cli.read import choose_kubeconfig, connected
 from capn.dashboard.feed import TreeFeed
 from capn.dashboard.server import Dashboard
-from capn.tree.model import read_tree
+from capn.tree.model import read_tree_data
 
 
 def serve_dashboard(kubeconfig: Path | None, *, bind: str, port: int, interval_s: float) -> None:
@@ -29,11 +27,7 @@ async def _serve(kubeconfig: Path, bind: str, port: int, interval_s: float) -> N
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with connected(kubeconfig) as client:
-
-        async def read() -> list[dict[str, Any]]:
-            return [asdict(cluster) for cluster in await read_tree(client)]
-
-        feed = TreeFeed(read, parent=str(kubeconfig), interval_s=interval_s)
+        feed = TreeFeed(lambda: read_tree_data(client), parent=str(kubeconfig), interval_s=interval_s)
         async with Dashboard(feed, bind=bind, port=port) as server:
             sys.stdout.write(f"the tree is at {server.url} (Ctrl-C ends it)\n")
             sys.stdout.flush()

@@ -51,9 +51,10 @@ def _go_on(state: DevState, result: DemoResult) -> Iterable[str]:
     yield "Go on with:"
     yield f"  export PATH={state.commands}:$PATH KUBECONFIG={Environment(state).parent().kubeconfig}"
     yield "  capn tree"
-    for cluster in result.kubeconfigs:
-        yield f"  capn kubeconfig {cluster} --write {cluster}.kubeconfig"
-        yield f"  kubectl --kubeconfig {cluster}.kubeconfig get nodes,pods -A"
+    for path in result.paths:
+        name = path.rpartition("/")[2]
+        yield f"  capn kubeconfig {path} --write {name}.kubeconfig"
+        yield f"  kubectl --kubeconfig {name}.kubeconfig get nodes,pods -A"
     extra = "" if state.name == "demo" else f" NAME={state.name}"
     yield f"  make demo-clean{extra}      # takes all of it down"
 

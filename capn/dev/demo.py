@@ -6,6 +6,7 @@ cluster, `DemoResult`. Must not: leave out a check, or end well when one failed.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -55,7 +56,13 @@ class DemoResult:
 
     tree: list[str] = field(default_factory=list)
     stages: list[StageTime] = field(default_factory=list)
+    nested: bool = False
     kubeconfigs: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> list[str]:
+        """The clusters as `capn kubeconfig` is told them; each of a recursive demo is in the one before."""
+        return list(itertools.accumulate(self.kubeconfigs, "{}/{}".format)) if self.nested else list(self.kubeconfigs)
 
 
 def read_samples(source: Path) -> list[DemoCluster]:

@@ -8,7 +8,7 @@ client. Outputs: frozen values. Must not: write, or fail on an object that anoth
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from capn.api.conditions import find_condition
@@ -73,6 +73,11 @@ async def read_tree(client: KubeClient, *, namespace: str | None = None) -> list
     machines = await client.list(NESTED_MACHINE)
     found = arrange(clusters.items, machines.items)
     return [node for node in found if namespace in {None, node.namespace}]
+
+
+async def read_tree_data(client: KubeClient) -> list[dict[str, Any]]:
+    """The whole tree, JSON-shaped."""
+    return [asdict(cluster) for cluster in await read_tree(client)]
 
 
 def arrange(clusters: Iterable[Mapping[str, Any]], machines: Iterable[Mapping[str, Any]]) -> list[ClusterNode]:
