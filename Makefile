@@ -136,6 +136,10 @@ demo-clean: ## Remove everything of the demo; fine at any half state and twice
 	@if ! compgen -G '$(CACHE)/venv-*' >/dev/null; then echo 'nothing to clean: no demo ever ran here'; \
 	  else $(MAKE) sync && $(AS_ROOT) $(PY) -m capn demo --clean --name $(NAME); fi
 
+.PHONY: bench-levels
+bench-levels: sync ## B12: depth 8 and a thousand clusters over 4 levels, simulated; table and plot go to docs/
+	@$(PY) -m bench levels --publish $(BENCH_ARGS)
+
 .PHONY: bench
 bench: parts ## Run the benchmarks; a table and a plot go to docs/
 	@$(PY) -m bench $(BENCH_ARGS)

@@ -29,6 +29,7 @@ from capn.parts.ensure import ensure_parts
 from capn.parts.gobuild import GoBuildSource
 from capn.settings import cache_dir
 
+LEVELS_PICTURE = REPO / "docs" / "img" / "levels.svg"
 DOCUMENT = REPO / "docs" / "performance.md"
 PICTURE = REPO / "docs" / "img" / "bench.svg"
 _LIMIT_S = 600.0
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or (words[0].startswith("-") and words[0] not in {"-h", "--help"}):
         words = ["run", "--publish", *words]  # what `make bench` asks for
     options = _parse(words)
+    if options.command == "levels":
+        return _run_levels(options)
     try:
         if options.command == "run":
             save(asyncio.run(_run(options)), options.results)
@@ -57,12 +60,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if missed else 0
 
 
+def _run_levels(options: argparse.Namespace) -> int:
+    """Measure, judge and, if asked, publish B12; the exit status."""
+    from bench import levels, levels_report  # noqa: PLC0415 - imports the tests' harness
+    from capn.runtime.logs import configure_logs  # noqa: PLC0415
+
+    configure_logs(log_format="console", level="error")
+    chain = asyncio.run(levels.measure_chain(options.depth))
+    _say(f" * a chain of {options.depth} levels")
+    results = levels.LevelResults(
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        chain=chain,
+        tree=asyncio.run(levels.measure_tree(options.shape, _say)),
+        machine=_describe_machine(),
+    )
+    verdicts = levels_report.judge(results)
+    text = levels_report.build_report(results, verdicts)
+    sys.stdout.write(f"{text}\n")
+    if options.publish:
+        first, last = levels_report.BEGIN, levels_report.END
+        DOCUMENT.write_text(report.insert(DOCUMENT.read_text(), text, first=first, last=last))
+        levels_report.draw(results, LEVELS_PICTURE)
+    missed = gates.failed(verdicts)
+    sys.stdout.write(f"\n{len(missed)} of {len(verdicts)} gates missed\n")
+    return 1 if missed else 0
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure and judge")
     show = commands.add_parser("show", help="judge the last results again")
     publish = commands.add_parser("publish", help="write the last results into docs/")
+    levels = commands.add_parser("levels", help="B12: clusters in clusters, simulated")
+    levels.add_argument("--depth", type=int, default=8, help="levels of the chain")
+    levels.add_argument("--shape", type=int, nargs="+", default=[8, 4, 2, 14], help="clusters in each, level by level")
+    levels.add_argument("--publish", action="store_true", help="write the results into docs/ as well")
     for command in (run, show, publish):
         default = cache_dir() / "bench" / "results.json"
         command.set_defaults(publish=False)

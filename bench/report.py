@@ -30,21 +30,22 @@ def build_report(results: Results, verdicts: Sequence[Verdict]) -> str:
         "### B3: capn at rest and over a restart",
         _build_quiet(results.quiet),
         "### Gates",
-        _build_gates(verdicts),
+        build_gates(verdicts),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def insert(document: str, report: str) -> str:
+def insert(document: str, report: str, *, first: str = BEGIN, last: str = END) -> str:
     """The document with the report between its marks. ValueError when a mark is missing."""
-    head, begin, rest = document.partition(BEGIN)
-    _old, end, tail = rest.partition(END)
+    head, begin, rest = document.partition(first)
+    _old, end, tail = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"the document lacks the line {BEGIN!r} or {END!r}")
-    return f"{head}{BEGIN}\n\n{report}\n{END}{tail}"
+        raise ValueError(f"the document lacks the line {first!r} or {last!r}")
+    return f"{head}{first}\n\n{report}\n{last}{tail}"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def build_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -66,7 +67,7 @@ def _build_rounds(results: Results) -> str:
         for name in NAMES
         if results.of(name)
     ]
-    return _table(["", *(head for head, _measure, _form in columns)], rows)
+    return build_table(["", *(head for head, _measure, _form in columns)], rows)
 
 
 def _build_writes(results: Results) -> str:
@@ -77,7 +78,7 @@ def _build_writes(results: Results) -> str:
         each = (({**one.state_writes, **one.event_writes}).get(call, 0) / one.clusters for one in results.of(name))
         return f"{median(each):.2f}"
 
-    return _table(["", *present], [[call, *(count(name, call) for name in present)] for call in calls])
+    return build_table(["", *present], [[call, *(count(name, call) for name in present)] for call in calls])
 
 
 def _build_latencies(results: Results) -> str:
@@ -93,7 +94,7 @@ def _build_latencies(results: Results) -> str:
             row += [str(sum(latency.refused for latency in found))]
             row += [str(sum(latency.unanswered for latency in found))]
             rows.append(row)
-    return _table(header, rows)
+    return build_table(header, rows)
 
 
 def _build_quiet(measured: Sequence[Quiet]) -> str:
@@ -112,15 +113,16 @@ def _build_quiet(measured: Sequence[Quiet]) -> str:
         ]
         for quiet in measured
     ]
-    return _table(header, rows) if rows else "Not measured."
+    return build_table(header, rows) if rows else "Not measured."
 
 
 def _join(calls: dict[str, int]) -> str:
     return ", ".join(f"{count} {call}" for call, count in calls.items()) or "0"
 
 
-def _build_gates(verdicts: Sequence[Verdict]) -> str:
+def build_gates(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts as a table."""
     words = {True: "held", False: "**missed**", None: "not judged"}
-    return _table(
+    return build_table(
         ["gate", "target", "found", ""], [[one.gate, one.target, one.found, words[one.passed]] for one in verdicts]
     )
