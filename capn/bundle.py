@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from capn import names
 from capn.errors import NotFoundError
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -44,5 +45,5 @@ def load_controller() -> tuple[dict[str, Any], ...]:
     found = [document for path in paths for document in yaml.safe_load_all(path.read_text()) if document]
     for document in found:
         if document["kind"] in {"Deployment", "ServiceAccount", "Role", "RoleBinding"}:
-            document["metadata"].setdefault("namespace", "capn-system")
+            document["metadata"].setdefault("namespace", names.SYSTEM_NAMESPACE)
     return tuple(found)

@@ -80,6 +80,11 @@ def build_short_id(uid: str) -> str:
     return hashlib.sha256(uid.encode()).hexdigest()[:10]
 
 
+def build_marked_name(name: str, uid: str, *, limit: int, mark: int = 6) -> str:
+    """A name of at most `limit` characters with a mark of the UID, for where names of several owners meet."""
+    return f"{name[: limit - mark - 1].rstrip('-')}-{build_short_id(uid)[:mark]}"
+
+
 def secret_ca(cluster: str) -> str:
     """The cluster CA's Secret, as Cluster API names it."""
     return f"{cluster}-ca"

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from capn import __version__
+from capn import __version__, names
 from capn.errors import InvalidSpecError
 
 
@@ -210,7 +210,7 @@ class Settings(BaseSettings):
     nesting: NestingSettings | None = Field(default=None, description="Lets clusters have clusters of their own.")
     gate: GateSettings | None = Field(default=None, description="Lets children's API servers be reached by one port.")
     leader_elect: bool = Field(default=True, description="Hold a Lease, so that one controller is active.")
-    lease_namespace: str = Field(default="capn-system", description="Where that Lease is.")
+    lease_namespace: str = Field(default=names.SYSTEM_NAMESPACE, description="Where that Lease is.")
     bind: str = Field(default="127.0.0.1", description="Address of /healthz, /readyz and /metrics.")
     port: int = Field(default=8085, ge=0, le=65535, description="Its port; 0 takes a free one.")
     log_format: Literal["console", "json"] = Field(default="console", description="Form of log lines.")

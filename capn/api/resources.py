@@ -39,7 +39,6 @@ SERVICE_ACCOUNT = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 RESOURCE_QUOTA = Resource("", "v1", "resourcequotas", "ResourceQuota")
 ROLE_BINDING = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
 ROLE = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
-NETWORK_POLICY = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 EVENT = Resource("events.k8s.io", "v1", "events", "Event")
 LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 DAEMON_SET = Resource("apps", "v1", "daemonsets", "DaemonSet")
@@ -60,7 +59,7 @@ BY_KIND = {
     for resource in (
         NESTED_CLUSTER, NESTED_MACHINE, SECRET, CONFIG_MAP, NODE, NAMESPACE, POD, SERVICE, SERVICE_ACCOUNT, EVENT,
         LEASE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, SERVICE_CIDR, DAEMON_SET, DEPLOYMENT, CLUSTER_ROLE,
-        CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING, RESOURCE_QUOTA, NETWORK_POLICY, CRD, PERSISTENT_VOLUME_CLAIM,
+        CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING, RESOURCE_QUOTA, CRD, PERSISTENT_VOLUME_CLAIM,
         DATA_VOLUME, STORAGE_CLASS,
     )
 }  # fmt: skip

@@ -16,7 +16,7 @@ from capn import names
 from capn.build.claims import PARTS_A_LEVEL
 from capn.build.stamps import Stamp, build_labels, build_metadata
 
-_NAME_LIMIT = 44
+_NAME_LIMIT = 53
 _RBAC = "rbac.authorization.k8s.io"
 
 
@@ -44,7 +44,7 @@ class ClaimsInput:
 
 def claims_namespace(cluster: str, uid: str) -> str:
     """Name of the namespace of a cluster's claims: at most 63 characters, unique by the UID."""
-    return f"capn-{cluster[:_NAME_LIMIT].rstrip('-')}-{names.build_short_id(uid)[:8]}"
+    return f"capn-{names.build_marked_name(cluster, uid, limit=_NAME_LIMIT, mark=8)}"
 
 
 def build_claims_namespace(claims: ClaimsInput, *, applied: str | None = None) -> dict[str, Any]:

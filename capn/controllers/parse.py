@@ -57,7 +57,9 @@ def _candidates(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if raw["metadata"].get("deletionTimestamp"):
         spec = raw.get("spec") or {}
         kept = {key: spec[key] for key in _DELETION_FIELDS if key in spec}
-        yield bare | {"spec": kept | {"version": _ANY_VERSION}}
+        # That it nests is all that matters: there may be a namespace of claims to delete.
+        nests: dict[str, Any] = {"nesting": {}} if spec.get("nesting") is not None else {}
+        yield bare | {"spec": kept | nests | {"version": _ANY_VERSION}}
 
 
 async def parse_or_explain(deps: Deps, resource: Resource, model: type[ModelT], raw: dict[str, Any]) -> ModelT:

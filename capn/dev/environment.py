@@ -20,6 +20,7 @@ import aiohttp
 import yaml
 
 import capn
+from capn import names
 from capn.bundle import find_shipped
 from capn.dev import processes
 from capn.dev.accel import choose_accel
@@ -45,7 +46,7 @@ from capn.parts.source import Report
 from capn.settings import GateSettings, KubeVirtEndpoint, NestingSettings
 
 CONTROLLER = "controller"
-LEASE_NAMESPACE = "capn-system"
+LEASE_NAMESPACE = names.SYSTEM_NAMESPACE
 _PACKAGE = Path(capn.__file__).resolve().parent
 _CONTROLLER_LIMIT_S = 60.0
 _HTTP_OK = 200

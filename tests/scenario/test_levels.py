@@ -128,6 +128,19 @@ async def test_deleting_from_the_root_is_complete_with_the_middle_dead() -> None
         assert [item["metadata"]["name"] for item in (await root.api.list(NAMESPACE)).items] == [NAMESPACE_NAME]
 
 
+async def test_a_broken_nesting_keeps_nothing_from_being_deleted() -> None:
+    async with running_levels(2) as levels:
+        root, child = levels
+        await leaf_of(levels)
+        await child.kill()
+        # As an object stored before a rule existed; the API server's own rules would refuse it today.
+        await root.patch("c1", {"nesting": {"enabled": True, "maxDepth": "many", "budget": None}})
+        await root.delete()
+        await root.gone()
+        assert root.world.machines == {}
+        assert [item["metadata"]["name"] for item in (await root.api.list(NAMESPACE)).items] == [NAMESPACE_NAME]
+
+
 async def test_machines_beyond_the_budget_wait_and_say_the_numbers() -> None:
     async with running_levels(1) as [root]:
         await root.nest(budget={"cpus": 3})

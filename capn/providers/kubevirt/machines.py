@@ -16,7 +16,6 @@ from capn.api.resources import (
     SERVICE,
     VIRTUAL_MACHINE,
     VIRTUAL_MACHINE_INSTANCE,
-    Resource,
 )
 from capn.build.kubevirt_objects import (
     VirtualMachineInput,
@@ -29,7 +28,7 @@ from capn.build.kubevirt_objects import (
 from capn.build.stamps import LABEL_VM
 from capn.errors import TerminalError, TransientError
 from capn.kube.client import KubeClient
-from capn.providers.adopt import create_or_adopt
+from capn.providers.adopt import create_or_adopt, delete_owned
 from capn.providers.base import MachineRef, MachineRequest, MachineState
 from capn.providers.checks import build_machine_vanished, image_name
 from capn.providers.kubevirt.console import list_pods
@@ -148,30 +147,19 @@ async def delete_vm(client: KubeClient, place: Place, ref: MachineRef) -> bool:
     A DataVolume is the VirtualMachine's own and goes with it.
     """
     name, namespace = place.machine(ref), place.of(ref.cluster)
-    left = await _delete(client, VIRTUAL_MACHINE, name, namespace, ref.uid)
+    gone = await delete_owned(client, VIRTUAL_MACHINE, name, namespace, ref.uid)
     instance = await client.get(VIRTUAL_MACHINE_INSTANCE, name, namespace)
-    if left or (instance is not None and _is_instance_of(instance, ref)) or await list_pods(client, namespace, ref):
+    if not gone or (instance is not None and _is_instance_of(instance, ref)) or await list_pods(client, namespace, ref):
         return False
     rest = (
         (SECRET, place.seed(ref)),
         (PERSISTENT_VOLUME_CLAIM, place.volume(ref)),
         (SERVICE, place.node_service(ref)),
     )
-    return not any([await _delete(client, resource, other, namespace, ref.uid) for resource, other in rest])
+    return all([await delete_owned(client, resource, other, namespace, ref.uid) for resource, other in rest])
 
 
 def _is_instance_of(instance: Mapping[str, Any], ref: MachineRef) -> bool:
     """Instances carry the template's labels, not the VirtualMachine's annotations."""
     labels = instance["metadata"].get("labels") or {}
     return bool(labels.get(LABEL_VM) == names.build_domain_uuid(ref.uid))
-
-
-async def _delete(client: KubeClient, resource: Resource, name: str, namespace: str, uid: str) -> bool:
-    """Delete the object if it is ours; whether it may still be there."""
-    found = await client.get(resource, name, namespace)
-    if found is None or not is_owned(found, uid):
-        return False
-    if not found["metadata"].get("deletionTimestamp"):
-        await client.delete(resource, name, namespace, uid=found["metadata"]["uid"])
-        return await client.get(resource, name, namespace) is not None
-    return True

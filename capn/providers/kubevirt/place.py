@@ -12,7 +12,6 @@ from capn import names
 from capn.providers.base import ClusterRef, MachineRef
 
 _LIMIT = 63
-_SHORT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Place:
 
     def volume(self, ref: MachineRef) -> str:
         """Name of a machine's volume: always with a mark, so a successor never finds its predecessor's disk."""
-        return f"{_mark(ref.name, ref.uid, limit=_LIMIT - len('-root'))}-root"
+        return f"{names.build_marked_name(ref.name, ref.uid, limit=_LIMIT - len('-root'))}-root"
 
     def node_service(self, ref: MachineRef) -> str:
         """Name of the Service whose address is the machine's node address (a letter first: RFC 1035)."""
@@ -48,9 +47,4 @@ class Place:
     def _name(self, name: str, uid: str) -> str:
         if self.namespace is None and len(name) <= _LIMIT:
             return name
-        return _mark(name, uid, limit=_LIMIT)
-
-
-def _mark(name: str, uid: str, *, limit: int) -> str:
-    mark = names.build_short_id(uid)[:_SHORT]
-    return f"{name[: limit - len(mark) - 1].rstrip('-')}-{mark}"
+        return names.build_marked_name(name, uid, limit=_LIMIT)

@@ -8,7 +8,6 @@ state that a restart loses.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -31,6 +30,7 @@ from capn.providers.base import (
     ObservedMachine,
 )
 from capn.providers.checks import build_image_not_found, image_name
+from capn.providers.connect import Connection
 from capn.providers.kubevirt import endpoint as api_endpoint
 from capn.providers.kubevirt import machines
 from capn.providers.kubevirt.console import KubeVirtClient, list_pods, read_console
@@ -52,10 +52,7 @@ class KubeVirtProvider:
     def __init__(self, endpoint: KubeVirtEndpoint, connect: Connect, *, owns_client: bool = False) -> None:
         self._endpoint = endpoint
         self._place = Place(endpoint.namespace)
-        self._connect = connect
-        self._owns_client = owns_client
-        self._connecting = asyncio.Lock()
-        self._connected: KubeVirtClient | None = None
+        self._connection = Connection(connect, owned=owns_client)
 
     async def observe_cluster(self, ref: ClusterRef) -> ObservedCluster | None:
         """Where the cluster's API answers, or None."""
@@ -145,15 +142,10 @@ class KubeVirtProvider:
 
     async def close(self) -> None:
         """End the connection if it is our own; machines go on."""
-        if self._owns_client and self._connected is not None:
-            await self._connected.close()
-        self._connected = None
+        await self._connection.close()
 
     async def _client(self) -> KubeVirtClient:
-        async with self._connecting:
-            if self._connected is None:
-                self._connected = await self._connect()
-            return self._connected
+        return await self._connection.get()
 
     async def _observe(
         self, client: KubeVirtClient, ref: MachineRef, vm: dict[str, Any], address: str | None

@@ -10,24 +10,18 @@ from capn import names
 from capn.providers.base import ClusterRef, MachineRef
 
 _CLUSTER_LIMIT, _MACHINE_LIMIT = 40, 52
-_MARK = 6
 
 
 def cluster_name(ref: ClusterRef) -> str:
     """Name of a claimed cluster."""
-    return _mark(ref.name, ref.uid, limit=_CLUSTER_LIMIT)
+    return names.build_marked_name(ref.name, ref.uid, limit=_CLUSTER_LIMIT)
 
 
 def machine_name(ref: MachineRef) -> str:
     """Name of a claimed machine; with `-data` it is its Secret's."""
-    return _mark(ref.name, ref.uid, limit=_MACHINE_LIMIT)
+    return names.build_marked_name(ref.name, ref.uid, limit=_MACHINE_LIMIT)
 
 
 def data_name(ref: MachineRef) -> str:
     """Name of the Secret with a claimed machine's bootstrap data."""
     return f"{machine_name(ref)}-data"
-
-
-def _mark(name: str, uid: str, *, limit: int) -> str:
-    mark = names.build_short_id(uid)[:_MARK]
-    return f"{name[: limit - _MARK - 1].rstrip('-')}-{mark}"

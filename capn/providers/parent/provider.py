@@ -8,7 +8,6 @@ in the parent but on claims and their Secrets in that namespace, or hold state t
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -28,7 +27,7 @@ from capn.build.stamps import LABEL_VM
 from capn.errors import ApiStatusError, NotFoundError, PendingError
 from capn.kube.child import connect_child
 from capn.kube.client import KubeClient
-from capn.providers.adopt import create_or_adopt
+from capn.providers.adopt import create_or_adopt, delete_owned
 from capn.providers.base import (
     ClusterRef,
     ClusterRequest,
@@ -39,6 +38,7 @@ from capn.providers.base import (
     ObservedMachine,
 )
 from capn.providers.checks import build_machine_vanished, check_cidrs
+from capn.providers.connect import Connection
 from capn.providers.object_changes import ObjectChanges, follow_both
 from capn.providers.parent import views
 from capn.providers.parent.place import cluster_name, data_name, machine_name
@@ -56,9 +56,7 @@ class ParentProvider:
 
     def __init__(self, endpoint: ParentEndpoint, connect: Connect) -> None:
         self._endpoint = endpoint
-        self._connect = connect
-        self._connecting = asyncio.Lock()
-        self._connected: KubeClient | None = None
+        self._connection = Connection(connect)
 
     async def observe_cluster(self, ref: ClusterRef) -> ObservedCluster | None:
         """Where the claimed cluster's API will answer, or None."""
@@ -185,15 +183,10 @@ class ParentProvider:
 
     async def close(self) -> None:
         """End the connection; machines go on."""
-        connected, self._connected = self._connected, None
-        if connected is not None:
-            await connected.close()
+        await self._connection.close()
 
     async def _client(self) -> KubeClient:
-        async with self._connecting:
-            if self._connected is None:
-                self._connected = await self._connect()
-            return self._connected
+        return await self._connection.get()
 
     def _infrastructure(self) -> dict[str, str]:
         return {"kind": self._endpoint.infrastructure_kind, "endpoint": self._endpoint.infrastructure_endpoint}
@@ -257,16 +250,7 @@ class ParentProvider:
                 revision = event.object["metadata"]["resourceVersion"]
 
     async def _delete(self, resource: Resource, name: str, uid: str) -> bool:
-        """Delete the object if it is ours; True when nothing of ours is there."""
-        client = await self._client()
-        found = await client.get(resource, name, self._endpoint.namespace)
-        if found is None or not is_owned(found, uid):
-            return True
-        meta = found["metadata"]
-        if not meta.get("deletionTimestamp"):
-            await client.delete(resource, name, meta["namespace"], uid=meta["uid"])
-            return await client.get(resource, name, meta["namespace"]) is None
-        return False
+        return await delete_owned(await self._client(), resource, name, self._endpoint.namespace, uid)
 
 
 def _observe(ref: MachineRef, claim: dict[str, Any]) -> ObservedMachine:
