@@ -109,10 +109,8 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
         rig = LibvirtRig(request.getfixturevalue("hypervisor"), OneImage(build_image(tmp_path / "image")))
     try:
         yield rig
-        # The leak oracle: a test that made clusters removes them here, and then nothing is left.
+        # The leak oracle: a test that made clusters removes them here, whatever is in them, and then nothing is left.
         for name in ("demo", "other"):
-            for machine in (control_plane(cluster_ref(name)), *(worker(cluster_ref(name), n) for n in range(4))):
-                await deleted(rig.provider, machine.ref)
             await gone(rig.provider, cluster_ref(name))
         left = await rig.inventory()
         assert not any(left), left

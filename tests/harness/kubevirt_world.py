@@ -31,13 +31,14 @@ REPORT = Report(stage="kubeadm/etcd", state=ReportState.RUNNING, seq=7)
 class KubeVirtWorld(MemoryKubeClient):
     """One simulated cluster; `hold` keeps new VMs from starting, as a full cluster does.
 
-    It has CDI when `imports`. `refusals` is how many lists of VMs are still to be refused, as by an API server that has
+    `lingers` keeps a deleted VM's guest until `end` is called, as a guest does that shuts down. It has CDI when `imports`. `refusals` is how many lists of VMs are still to be refused, as by an API server that has
     just begun.
     """
 
     def __init__(self) -> None:
         super().__init__(uid_seed="kubevirt")
         self.hold = False
+        self.lingers = False
         self.imports = False
         self._returning: dict[str, asyncio.Future[None]] = {}
         self.refusals = 0
@@ -83,7 +84,7 @@ class KubeVirtWorld(MemoryKubeClient):
         self, resource: Resource, name: str, namespace: str | None = None, *, uid: str | None = None
     ) -> bool:
         done = await super().delete(resource, name, namespace, uid=uid)
-        if resource is VIRTUAL_MACHINE and done:
+        if resource is VIRTUAL_MACHINE and done and not self.lingers:
             await self.end(name, namespace or "", phase=None)
         return done
 

@@ -29,6 +29,7 @@ from capn.providers.base import (
     ObservedCluster,
     ObservedMachine,
 )
+from capn.providers.adopt import delete_owned
 from capn.providers.checks import build_image_not_found, image_name
 from capn.providers.connect import Connection
 from capn.providers.kubevirt import endpoint as api_endpoint
@@ -37,7 +38,7 @@ from capn.providers.kubevirt.console import KubeVirtClient, list_pods, read_cons
 from capn.providers.kubevirt.place import Place
 from capn.providers.kubevirt.views import compute_state, find_problem, read_essence
 from capn.providers.object_changes import ObjectChanges
-from capn.providers.stamps import is_owned, read_machine_ref
+from capn.providers.stamps import read_machine_ref
 from capn.settings import KubeVirtEndpoint
 
 Connect = Callable[[], Awaitable[KubeVirtClient]]
@@ -68,20 +69,20 @@ class KubeVirtProvider:
         """Nobody else makes the machines."""
 
     async def delete_cluster(self, ref: ClusterRef) -> bool:
-        """Remove the Service, and before that any VM of the cluster that is still there."""
+        """Remove the Service, and before that any machine of the cluster of which something is still there.
+
+        A machine's Service is made before its VM and removed after it, so it tells of seeds and volumes of a VM that
+        is gone; a list of VMs alone would forget them.
+        """
         client, namespace = await self._client(), self._place.of(ref)
         selector = f"{LABEL_CLUSTER_ID}={names.build_network_uuid(ref.uid)}"
         vms = (await client.list(VIRTUAL_MACHINE, namespace=namespace, label_selector=selector)).items
-        refs = [machine for vm in vms if (machine := read_machine_ref(vm)) and machine.cluster.uid == ref.uid]
+        services = (await client.list(SERVICE, namespace=namespace, label_selector=selector)).items
+        found = {machine for obj in (*vms, *services) if (machine := read_machine_ref(obj)) is not None}
+        refs = [machine for machine in found if machine.cluster.uid == ref.uid]
         if not all([await machines.delete_vm(client, self._place, machine) for machine in refs]):
             return False
-        services = (await client.list(SERVICE, namespace=namespace, label_selector=selector)).items
-        for service in services:
-            meta = service["metadata"]
-            machine = read_machine_ref(service)
-            if is_owned(service, machine.uid if machine else ref.uid):
-                await client.delete(SERVICE, meta["name"], namespace, uid=meta["uid"])
-        return True
+        return await delete_owned(client, SERVICE, self._place.api_service(ref), namespace, ref.uid)
 
     async def ensure_address(self, ref: MachineRef) -> str | None:
         """The address of the machine's Service."""

@@ -265,3 +265,16 @@ async def test_a_vm_of_another_owner_has_no_say() -> None:
     assert await provider.observe_machine(stranger) is None
     assert await provider.delete_machine(stranger)
     assert await rig.world.get(VIRTUAL_MACHINE, "demo-cp-0", "tenant") is not None
+
+
+async def test_deleting_a_cluster_takes_the_seed_of_a_forgotten_vm_whose_guest_takes_its_time() -> None:
+    rig = await open_rig()
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    await rig.provider.ensure_machine(request)
+    rig.world.lingers = True
+    assert not await rig.provider.delete_cluster(cluster_ref())
+    assert not await rig.provider.delete_cluster(cluster_ref())
+    await rig.world.end(request.ref.name, "tenant", phase=None)
+    assert await rig.provider.delete_cluster(cluster_ref())
+    assert not any(await rig.inventory())
