@@ -31,8 +31,8 @@ REPORT = Report(stage="kubeadm/etcd", state=ReportState.RUNNING, seq=7)
 class KubeVirtWorld(MemoryKubeClient):
     """One simulated cluster; `hold` keeps new VMs from starting, as a full cluster does.
 
-    `lingers` keeps a deleted VM's guest until `end` is called, as a guest does that shuts down. It has CDI when `imports`. `refusals` is how many lists of VMs are still to be refused, as by an API server that has
-    just begun.
+    `lingers` keeps a deleted VM's guest until `end` is called, as one that takes its time to shut down. It has CDI when
+    `imports`. `refusals` is how many lists of VMs are still to be refused, as by an API server that has just begun.
     """
 
     def __init__(self) -> None:

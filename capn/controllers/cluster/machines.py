@@ -1,6 +1,6 @@
-"""Phases that make NestedMachines: the control planes one after the other, the workers all at once.
+"""Makes, mends and deletes NestedMachines: the steps that the phases of control planes and workers share.
 
-Must not: touch a hypervisor; that is the machine's own reconciler.
+Must not: decide which machines there shall be, or touch a hypervisor.
 """
 
 from __future__ import annotations
@@ -10,48 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from capn import names
-from capn.api.conditions import MachineCondition, is_true
 from capn.api.machine import NestedMachine
 from capn.api.resources import NESTED_MACHINE
-from capn.build.machines import desired_machines
 from capn.controllers.cluster.live import refuse_if_deleting
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.parse import parse
-from capn.controllers.phases import Wait
 from capn.errors import ConflictError, OwnershipError, TerminalError, TransientError
-
-
-async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
-    """Create the first control plane; each further one when all those before it are Ready."""
-    wanted = [machine for machine in desired_machines(scope.cluster) if _role(machine) == names.ROLE_CONTROL_PLANE]
-    existing = {machine.metadata.name: machine for machine in scope.control_planes()}
-    for manifest in wanted:
-        machine = existing.get(manifest["metadata"]["name"])
-        if machine is None:
-            await create_machine(scope, manifest)
-            return None
-        await restore_stamps(scope, machine, manifest)
-        if not is_true(machine.status.conditions, MachineCondition.READY):
-            return None
-    return None
-
-
-async def reconcile_workers(scope: ClusterScope) -> Wait | None:
-    """Create missing workers and delete those that the spec no longer asks for."""
-    wanted = {
-        machine["metadata"]["name"]: machine
-        for machine in desired_machines(scope.cluster)
-        if _role(machine) == names.ROLE_WORKER
-    }
-    existing = {machine.metadata.name: machine for machine in scope.workers()}
-    for name, manifest in wanted.items():
-        if name in existing:
-            await restore_stamps(scope, existing[name], manifest)
-        else:
-            await create_machine(scope, manifest)
-    await delete_machines(scope, [machine for name, machine in existing.items() if name not in wanted])
-    return None
 
 
 async def create_machine(scope: ClusterScope, manifest: dict[str, Any]) -> None:
@@ -100,10 +64,6 @@ async def delete_machines(scope: ClusterScope, machines: Sequence[NestedMachine]
         if not machine.metadata.deleting:
             meta = machine.metadata
             await scope.deps.client.delete(NESTED_MACHINE, meta.name, meta.namespace, uid=meta.uid)
-
-
-def _role(machine: dict[str, Any]) -> str:
-    return str(machine["spec"]["role"])
 
 
 def _owned(obj: dict[str, Any], uid: str) -> bool:

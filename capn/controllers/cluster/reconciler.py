@@ -21,14 +21,15 @@ from capn.build.nesting import claims_namespace
 from capn.controllers.cluster import claim
 from capn.controllers.cluster.certificates import reconcile_certificates, reconcile_kubeconfig
 from capn.controllers.cluster.cni import reconcile_cni
+from capn.controllers.cluster.control_planes import reconcile_control_planes
 from capn.controllers.cluster.deletion import reconcile_deletion
 from capn.controllers.cluster.infrastructure import reconcile_infrastructure
 from capn.controllers.cluster.initialized import reconcile_initialized
-from capn.controllers.cluster.machines import reconcile_control_planes, reconcile_workers
 from capn.controllers.cluster.nesting import reconcile_nesting
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.cluster.status import compute_deleting_status, compute_paused_status, compute_status
 from capn.controllers.cluster.told import compute_told
+from capn.controllers.cluster.workers import reconcile_workers
 from capn.controllers.deps import INDEX_CLUSTER, INDEX_NAMESPACE, Deps
 from capn.controllers.finalizer import add_finalizer
 from capn.controllers.parse import parse, parse_or_explain

@@ -20,6 +20,7 @@ from capn.build.stamps import LABEL_CLUSTER_ID
 from capn.errors import TransientError
 from capn.kube.child import connect_child
 from capn.kube.client import KubeClient
+from capn.providers.adopt import delete_owned
 from capn.providers.base import (
     ClusterRef,
     ClusterRequest,
@@ -29,7 +30,6 @@ from capn.providers.base import (
     ObservedCluster,
     ObservedMachine,
 )
-from capn.providers.adopt import delete_owned
 from capn.providers.checks import build_image_not_found, image_name
 from capn.providers.connect import Connection
 from capn.providers.kubevirt import endpoint as api_endpoint
