@@ -24,6 +24,7 @@ from capn.errors import NotFoundError, TerminalError
 OWNER_VARIABLE = "CAPN_PROCESS_OWNER"
 _POLL_S = 0.05
 _KILL_WAIT_S = 10.0
+_MARK_WAIT_S, _MARK_POLL_S = 1.0, 0.001
 _STAT_STATE, _STAT_SESSION, _STAT_START = 0, 3, 19  # fields 3, 6 and 22 of proc(5) stat, counted after the name
 _DEAD = ("Z", "X")
 
@@ -95,7 +96,25 @@ def spawn(
             )
     except FileNotFoundError as error:
         raise NotFoundError(f"{words[0]} is not installed or not on PATH") from error
+    _wait_for_mark(child.pid, directory)
     return _remember(directory, name, child)
+
+
+def _wait_for_mark(pid: int, directory: Path) -> None:
+    """Popen returns when the program begins to be loaded; the kernel shows its environment, our mark, only after."""
+    deadline = time.monotonic() + _MARK_WAIT_S
+    while not _is_marked(pid, directory) and read_start(pid) is not None and time.monotonic() < deadline:
+        time.sleep(_MARK_POLL_S)
+
+
+def _is_marked(pid: int, directory: Path) -> bool:
+    """Whether the process was started for `directory` or a directory below it; False as well when it cannot be read."""
+    mark = f"{OWNER_VARIABLE}={directory}".encode()
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(item == mark or item.startswith(mark + b"/") for item in variables)
 
 
 def _remember(directory: Path, name: str, child: subprocess.Popen[bytes]) -> ProcessRecord:
@@ -225,15 +244,11 @@ def _signal(records: Sequence[ProcessRecord], number: signal.Signals) -> None:
 
 def find_owned(directory: Path) -> list[ProcessRecord]:
     """Every running process that was started for `directory` or a directory below it, children included."""
-    mark = f"{OWNER_VARIABLE}={directory}".encode()
     found = []
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
+        if not entry.name.isdigit() or not _is_marked(int(entry.name), directory):
             continue
         try:
-            variables = (entry / "environ").read_bytes().split(b"\0")
-            if not any(item == mark or item.startswith(mark + b"/") for item in variables):
-                continue
             name = (entry / "comm").read_text().strip()
         except OSError:
             continue
