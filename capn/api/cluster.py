@@ -175,6 +175,9 @@ class Endpoint(Model):
 
     host: str = Field(max_length=253, description="Name or address.")
     port: int = Field(ge=1, le=65535, description="Port.")
+    virtual: bool | None = Field(
+        default=None, description="True: the control planes hold this address among themselves, one at a time."
+    )
 
 
 class Access(Model):

@@ -21,6 +21,13 @@ from capn.build.node_address import ADDRESS_UNIT_NAME, build_address_unit
 from capn.build.pki import ClusterPki
 from capn.build.report import Report, ReportState, encode_report
 from capn.build.service_guard import GUARD_PATH, GUARD_UNIT, build_service_guard
+from capn.build.virtual_address import (
+    CHECK_PATH,
+    ENDPOINT_CHECK,
+    KEEPALIVED_PATH,
+    KEEPALIVED_UNIT,
+    build_keepalived,
+)
 from capn.build.yaml_text import build_yaml
 from capn.errors import InvalidSpecError
 
@@ -79,6 +86,7 @@ class UserDataInput:
     """What a machine needs to bootstrap. `pki` is for control planes only.
 
     `node_address` is for machines whose network card has another address than the one that leads to them.
+    `holds_endpoint`: the control planes hold the endpoint's address among themselves, and this is one of them.
     """
 
     hostname: str
@@ -89,6 +97,7 @@ class UserDataInput:
     kubeadm_config: str = field(repr=False)
     pki: ClusterPki | None = None
     node_address: str | None = None
+    holds_endpoint: bool = False
 
 
 def build_user_data(machine: UserDataInput) -> bytes:
@@ -139,7 +148,8 @@ def _build_boot_command() -> list[str]:
 
 def _list_units(machine: UserDataInput) -> list[str]:
     address = [ADDRESS_UNIT_NAME] if machine.node_address else []
-    return ["capn-services.service", *address, "capn-report.service", "capn-bootstrap.service"]
+    endpoint = [KEEPALIVED_UNIT] if machine.holds_endpoint else []
+    return ["capn-services.service", *address, *endpoint, "capn-report.service", "capn-bootstrap.service"]
 
 
 def _build_run_commands(units: list[str]) -> list[list[str]]:
@@ -166,6 +176,7 @@ def _build_files(machine: UserDataInput) -> Iterator[dict[str, Any]]:
         f"CAPN_MODE={machine.mode.value}\n"
         f"CAPN_ENDPOINT_HOST={machine.endpoint_host}\n"
         f"CAPN_ENDPOINT_PORT={machine.endpoint_port}\n"
+        f"CAPN_HOLDS_ENDPOINT={'yes' if machine.holds_endpoint else ''}\n"
     )
     yield _file(f"{LIBRARY_PATH}/report.sh", read_guest_program("report.sh"), "0755")
     yield _file(f"{LIBRARY_PATH}/bootstrap.sh", read_guest_program("bootstrap.sh"), "0755")
@@ -175,6 +186,9 @@ def _build_files(machine: UserDataInput) -> Iterator[dict[str, Any]]:
     yield _file(GUARD_PATH, build_service_guard(machine.service_cidr), "0644")
     if machine.node_address:
         yield _file(f"/etc/systemd/system/{ADDRESS_UNIT_NAME}", build_address_unit(machine.node_address), "0644")
+    if machine.holds_endpoint:
+        yield _file(KEEPALIVED_PATH, build_keepalived(machine.endpoint_host), "0644")
+        yield _file(CHECK_PATH, ENDPOINT_CHECK, "0755")
     yield _file(ENVIRONMENT_PATH, environment, "0644")
     yield _file(KUBEADM_CONFIG_PATH, machine.kubeadm_config, "0600")
     if machine.pki is not None:

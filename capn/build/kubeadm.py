@@ -81,6 +81,7 @@ class ClusterConfigInput:
     dns_domain: str
     node: NodeInput
     token: str = field(repr=False)
+    endpoint_is_virtual: bool = False  # no network card has it: the API server advertises the machine's own address
     sans: Sequence[str] = ()
     api_server_args: Mapping[str, str] = field(default_factory=dict)
     controller_manager_args: Mapping[str, str] = field(default_factory=dict)
@@ -150,7 +151,7 @@ def _build_init(config: ClusterConfigInput) -> dict[str, Any]:
     endpoint: dict[str, Any] = {"bindPort": API_PORT}
     if config.node.node_ip:
         endpoint = {"advertiseAddress": config.node.node_ip, **endpoint}
-    elif _is_address(config.endpoint_host):
+    elif _is_address(config.endpoint_host) and not config.endpoint_is_virtual:
         endpoint = {"advertiseAddress": config.endpoint_host, **endpoint}
     return {
         "apiVersion": API_VERSION,

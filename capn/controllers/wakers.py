@@ -31,7 +31,7 @@ class _Condition(msgspec.Struct):
 
 
 class _ClusterStatus(msgspec.Struct):
-    endpoint: dict[str, str | int] | None = None
+    endpoint: dict[str, str | int | bool] | None = None
     conditions: list[_Condition] = []  # msgspec copies an empty default
 
 

@@ -22,6 +22,7 @@ NODE_PACKAGES = (
     "ethtool",
     "iproute2",
     "iptables",
+    "keepalived",
     "kmod",
     "mount",
     "nftables",

@@ -61,7 +61,8 @@ class ObservedCluster:
     """What the provider has for the cluster. `endpoint_host` is fixed before the first machine exists.
 
     `machine_cidr` is the network of the cluster's machines; None where they have none of their own. `route` is set
-    where this controller cannot reach the endpoint itself.
+    where this controller cannot reach the endpoint itself. `virtual`: no machine's card has the endpoint's address and
+    nothing leads to it; the control planes hold it among themselves.
     """
 
     endpoint_host: str
@@ -69,6 +70,7 @@ class ObservedCluster:
     machine_cidr: str | None
     message: str = ""
     route: Route | None = None
+    virtual: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class MachineRequest:
 
     ref: MachineRef
     role: str  # names.ROLE_CONTROL_PLANE | names.ROLE_WORKER
-    ordinal: int  # control plane 0 has the cluster's endpoint address
+    ordinal: int  # control plane 0 has the cluster's endpoint address, unless that is virtual
     version: str  # v1.37.2
     image: str | None  # None: the provider's image for `version`
     cpus: int

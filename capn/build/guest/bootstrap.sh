@@ -3,7 +3,8 @@
 #
 # Run by capn-bootstrap.service: at first boot, and at each later one, where it ends at once if the machine is done.
 # Every step may be repeated. Needs (environment): CAPN_MODE init | join-control-plane | join-worker, CAPN_ENDPOINT_HOST
-# and CAPN_ENDPOINT_PORT; a kubeadm configuration in /etc/capn/kubeadm.yaml. Must not: print a secret.
+# and CAPN_ENDPOINT_PORT; CAPN_HOLDS_ENDPOINT where the control planes hold that address among themselves; a kubeadm
+# configuration in /etc/capn/kubeadm.yaml. Must not: print a secret.
 set -u
 
 CAPN_LIB="${CAPN_LIB:-/usr/local/lib/capn}"
@@ -102,6 +103,10 @@ has_address() {
     [ -n "$(ip -o addr show scope global up)" ]
 }
 
+has_endpoint() {
+    [ -n "$(ip -o addr show to "$CAPN_ENDPOINT_HOST")" ]
+}
+
 reach_endpoint() {
     # shellcheck disable=SC2016  # the inner shell expands its own arguments
     timeout 5 bash -c ': <"/dev/tcp/$0/$1"' "$CAPN_ENDPOINT_HOST" "$CAPN_ENDPOINT_PORT"
@@ -113,7 +118,13 @@ wait_network() {
         note "error: no network: no interface got an address (DHCP) within $WAIT_S s"
         fail
     }
-    [ "$CAPN_MODE" != init ] || return 0
+    if [ "$CAPN_MODE" = init ]; then
+        [ -n "${CAPN_HOLDS_ENDPOINT:-}" ] || return 0
+        wait_for "$WAIT_S" has_endpoint && return 0
+        note "error: no network: this machine did not get the cluster's address $CAPN_ENDPOINT_HOST within $WAIT_S s"
+        journalctl -u keepalived -n 20 -o cat --no-pager >>"$LOG" 2>&1 || :
+        fail
+    fi
     wait_for "$WAIT_S" reach_endpoint || {
         note "error: no network: cannot connect to the API server at $CAPN_ENDPOINT_HOST:$CAPN_ENDPOINT_PORT"
         fail

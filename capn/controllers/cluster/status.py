@@ -198,7 +198,8 @@ def _phase(conditions: ConditionSet, *, failed: bool) -> str:
 def _endpoint(scope: ClusterScope) -> Endpoint | None:
     if scope.infrastructure is None:
         return scope.cluster.status.endpoint
-    return Endpoint(host=scope.infrastructure.endpoint_host, port=scope.infrastructure.endpoint_port)
+    seen = scope.infrastructure
+    return Endpoint(host=seen.endpoint_host, port=seen.endpoint_port, virtual=seen.virtual or None)
 
 
 def _access(scope: ClusterScope) -> Access | None:

@@ -57,6 +57,7 @@ def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
             kubeadm_config=config,
             pki=None if mode is BootstrapMode.JOIN_WORKER else pki,
             node_address=node_address,
+            holds_endpoint=endpoint.virtual is True and mode is not BootstrapMode.JOIN_WORKER,
         )
     )
 
@@ -92,6 +93,7 @@ def _build_init(cluster: NestedCluster, endpoint: Endpoint, node: NodeInput, tok
             dns_domain=spec.network.dns_domain,
             node=node,
             token=token,
+            endpoint_is_virtual=endpoint.virtual is True,
             sans=[*plane.extra_sans, *([access.server_name] if access is not None else [])],
             api_server_args=plane.api_server.extra_args,
             controller_manager_args=plane.controller_manager.extra_args,

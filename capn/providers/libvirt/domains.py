@@ -54,12 +54,12 @@ def domain_name(ref: MachineRef) -> str:
     return f"capn-{ref.cluster.namespace}-{ref.name}-{names.build_short_id(ref.uid)[:_SHORT]}"
 
 
-def machine_mac(request: MachineRequest) -> str:
-    """MAC address of the machine; the first control plane has the one that belongs to the cluster's endpoint.
+def machine_mac(request: MachineRequest, *, virtual_endpoint: bool) -> str:
+    """MAC address of the machine; where the endpoint is not virtual the first control plane has the endpoint's.
 
     By its place, not by its name: a machine that a child claims has a name of the parent's making.
     """
-    if request.role == names.ROLE_CONTROL_PLANE and request.ordinal == 0:
+    if not virtual_endpoint and request.role == names.ROLE_CONTROL_PLANE and request.ordinal == 0:
         return endpoint_mac(request.ref.cluster)
     return names.build_mac(request.ref.uid)
 

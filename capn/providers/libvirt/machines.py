@@ -65,7 +65,7 @@ def _make(session: Session, endpoint: LibvirtEndpoint, plan: MachinePlan) -> Non
         seed = build_seed(request.bootstrap_data, plan.meta_data)
         volumes.write_seed(session, pool, machine_uid=ref.uid, seed=seed)
         seed_volume = volumes.seed_volume(ref.uid)
-    mac = domains.machine_mac(request)
+    mac = domains.machine_mac(request, virtual_endpoint=network.virtual)
     address = networks.ensure_address(session, network, ref, mac)
     domains.define_domain(
         session,
@@ -128,7 +128,7 @@ def delete_machine(session: Session, endpoint: LibvirtEndpoint, ref: MachineRef)
         volumes.delete_volume(session, pool, volumes.disk_volume(ref.uid))
     network = networks.find_network(session, endpoint, ref.cluster)
     if network is not None:
-        # The first control plane has no entry of its own: the endpoint's is the cluster's and stays.
+        # The endpoint's entry is the cluster's and stays.
         networks.remove_host(session, network.handle, names.build_mac(ref.uid))
     return True
 

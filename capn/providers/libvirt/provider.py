@@ -217,4 +217,9 @@ class LibvirtProvider:
 
 
 def _observe(network: networks.ClusterNetwork) -> ObservedCluster:
-    return ObservedCluster(endpoint_host=network.endpoint, endpoint_port=API_PORT, machine_cidr=str(network.subnet))
+    return ObservedCluster(
+        endpoint_host=network.endpoint,
+        endpoint_port=API_PORT,
+        machine_cidr=str(network.subnet),
+        virtual=network.virtual,
+    )

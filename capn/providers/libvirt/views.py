@@ -18,6 +18,7 @@ class DhcpHost:
 
     mac: str
     address: str
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def parse_network(text: str) -> NetworkView:
         subnet = IPv4Network(f"{ip.get('address')}/{mask}", strict=False)
         has_dhcp = ip.find("dhcp") is not None
         hosts = [
-            DhcpHost(mac.lower(), address)
+            DhcpHost(mac.lower(), address, host.get("name", ""))
             for host in ip.iterfind("dhcp/host")
             if (mac := host.get("mac")) and (address := host.get("ip"))
         ]

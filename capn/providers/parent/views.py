@@ -31,7 +31,11 @@ def read_endpoint(cluster: Json) -> ObservedCluster | None:
     access = _status(cluster).get("access")
     route = Route(access["host"], access["port"], access["serverName"]) if access else None
     return ObservedCluster(
-        endpoint_host=endpoint["host"], endpoint_port=endpoint["port"], machine_cidr=None, route=route
+        endpoint_host=endpoint["host"],
+        endpoint_port=endpoint["port"],
+        machine_cidr=None,
+        route=route,
+        virtual=endpoint.get("virtual") is True,
     )
 
 

@@ -79,7 +79,24 @@ def test_a_worker_gets_no_pki() -> None:
 
 def test_the_environment_tells_the_program_what_to_do() -> None:
     environment = files_of(load(BootstrapMode.JOIN_WORKER))["/etc/capn/bootstrap.env"]["content"]
-    assert environment == "CAPN_MODE=join-worker\nCAPN_ENDPOINT_HOST=10.89.0.10\nCAPN_ENDPOINT_PORT=6443\n"
+    assert environment.splitlines() == [
+        "CAPN_MODE=join-worker",
+        "CAPN_ENDPOINT_HOST=10.89.0.10",
+        "CAPN_ENDPOINT_PORT=6443",
+        "CAPN_HOLDS_ENDPOINT=",
+    ]
+
+
+def test_a_control_plane_that_holds_the_endpoint_runs_keepalived_and_waits_for_the_address() -> None:
+    document = load(BootstrapMode.JOIN_CONTROL_PLANE, holds_endpoint=True)
+    files = files_of(document)
+    assert "10.89.0.10/32" in files["/etc/keepalived/keepalived.conf"]["content"]
+    check = files["/usr/local/lib/capn/endpoint-check.sh"]
+    assert check["permissions"] == "0755"
+    assert check["path"] in files["/etc/keepalived/keepalived.conf"]["content"]
+    assert "CAPN_HOLDS_ENDPOINT=yes\n" in files["/etc/capn/bootstrap.env"]["content"]
+    assert "keepalived.service" in document["runcmd"][0][-1]
+    assert "/etc/keepalived/keepalived.conf" not in files_of(load(BootstrapMode.INIT))
 
 
 def in_directory(script: str, directory: Path) -> str:

@@ -94,6 +94,23 @@ def test_a_failing_preflight_is_reported_at_once_and_not_tried_again(guest: Gues
     assert (guest.root / "etc/capn/kubeadm.yaml").exists(), "a later boot must be able to try again"
 
 
+def test_init_waits_for_the_address_that_it_is_to_hold(guest: GuestSandbox) -> None:
+    guest.environment = {"CAPN_HOLDS_ENDPOINT": "yes"}
+    guest.program("ip", 'case "$*" in *" to 127.0.0.1"*) ;; *) echo "2: eth0 inet 10.89.0.11/24" ;; esac')
+    guest.program("journalctl", 'echo "words of $*"')
+    assert guest.run() == 1
+    last = guest.reports()[-1]
+    assert (last.stage, last.state) == ("network", ReportState.FAILED)
+    assert "did not get the cluster's address 127.0.0.1" in last.tail
+    assert "words of -u keepalived" in last.tail
+
+
+def test_init_goes_on_once_it_holds_the_address(guest: GuestSandbox) -> None:
+    guest.environment = {"CAPN_HOLDS_ENDPOINT": "yes"}
+    assert guest.run() == 0
+    assert guest.reports()[-1].stage == "done"
+
+
 def test_join_is_tried_again_while_the_network_is_bad(guest: GuestSandbox, endpoint: socket.socket) -> None:
     guest.mode = "join-worker"
     guest.program(

@@ -55,7 +55,7 @@ async def test_cancelling_ends_the_program_and_its_children(tmp_path: Path) -> N
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    for _ in range(100):
+    for _ in range(600):
         if not _runs(child):
             return
         await asyncio.sleep(0.05)

@@ -1,0 +1,71 @@
+"""A cluster's endpoint as an address that its control planes hold among themselves: files for the guest.
+
+Where nothing in front of the machines leads to the API servers (libvirt), one control plane at a time holds the
+endpoint's address beside its own: VRRP by keepalived (docs/adr/0020). A holder that dies is succeeded within seconds,
+one whose API server does not answer within half a minute. Role: pure. Must not: name the other control planes (they
+come and go), or depend on the API server that the address leads to.
+"""
+
+from __future__ import annotations
+
+from ipaddress import AddressValueError, IPv4Address
+
+from capn.errors import InvalidSpecError
+
+KEEPALIVED_UNIT = "keepalived.service"
+KEEPALIVED_PATH = "/etc/keepalived/keepalived.conf"
+CHECK_PATH = "/usr/local/lib/capn/endpoint-check.sh"
+# Three of them missing make a successor. A guest under emulation is at times silent for a second or two.
+_ADVERTISE_S = 3
+# Alike on all: who has the address keeps it. One whose API server does not answer goes below the others.
+_PRIORITY, _PENALTY = 100, -50
+
+# A user may have switched anonymous requests off; then all control planes are as unready as each other, and the address
+# moves only when a machine dies.
+ENDPOINT_CHECK = """\
+#!/bin/sh
+# Whether the API server of this machine answers and is ready. Asked by keepalived.
+exec timeout 10 busybox wget -q -O /dev/null https://127.0.0.1:6443/readyz
+"""
+
+
+def build_keepalived(address: str) -> str:
+    """Build the configuration of keepalived for a control plane. InvalidSpecError when that is no IPv4 address.
+
+    Format: keepalived.conf(5). The router id tells clusters of one network apart, as the address does.
+    """
+    try:
+        checked = IPv4Address(address)
+    except AddressValueError as error:
+        raise InvalidSpecError("status.endpoint.host", f"must be an IPv4 address: {error}") from error
+    router = max(checked.packed[-1], 1)
+    return f"""\
+global_defs {{
+    script_user root
+    enable_script_security
+    vrrp_version 3
+    vrrp_garp_master_refresh 30
+}}
+vrrp_script api_server {{
+    script {CHECK_PATH}
+    interval 10
+    timeout 15
+    fall 3
+    rise 2
+    weight {_PENALTY}
+    init_fail
+}}
+vrrp_instance endpoint {{
+    state BACKUP
+    interface eth0
+    virtual_router_id {router}
+    priority {_PRIORITY}
+    advert_int {_ADVERTISE_S}
+    virtual_ipaddress {{
+        {checked}/32
+    }}
+    track_script {{
+        api_server
+    }}
+}}
+"""
