@@ -22,6 +22,8 @@ LABEL_POOL = f"{GROUP}/pool"
 LABEL_CAPI_CLUSTER = "cluster.x-k8s.io/cluster-name"
 SECRET_TYPE_CAPI = "cluster.x-k8s.io/secret"  # noqa: S105 - a type's name, not a secret
 ANNOTATION_OWNER_UID = f"{GROUP}/owner-uid"
+# On a machine, by a person: the first to go when there is one too many.
+ANNOTATION_DELETE_MACHINE = f"{GROUP}/delete-machine"
 # On a claimed machine, by the child that claimed it: its node has joined, the bootstrap data may go.
 ANNOTATION_RELEASED = f"{GROUP}/bootstrap-released"
 # Of bootstrap data that a child hands over: no other Secret is read for a claimed machine.

@@ -1,30 +1,41 @@
-"""Phase ControlPlaneReady: the control-plane machines, one operation at a time.
+"""Phase ControlPlaneReady: the first control-plane machine, and once it has made a cluster, one change at a time.
 
-Must not: touch a hypervisor; that is the machine's own reconciler.
+Must not: touch a hypervisor or etcd; that is the machine's own reconciler.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from capn import names
-from capn.api.conditions import MachineCondition, is_true
-from capn.build.machines import desired_machines
-from capn.controllers.cluster.machines import create_machine, restore_stamps
+from capn.build.control_plane_plan import compute_control_plane_plan
+from capn.build.machines import build_machine
+from capn.controllers.cluster.machines import create_machine, delete_machines, restore_stamps
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 
 
-async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
-    """Create the first control plane; each further one when all those before it are Ready."""
-    wanted = [
-        machine for machine in desired_machines(scope.cluster) if machine["spec"]["role"] == names.ROLE_CONTROL_PLANE
-    ]
-    existing = {machine.metadata.name: machine for machine in scope.control_planes()}
-    for manifest in wanted:
-        machine = existing.get(manifest["metadata"]["name"])
-        if machine is None:
-            await create_machine(scope, manifest)
-            return None
-        await restore_stamps(scope, machine, manifest)
-        if not is_true(machine.status.conditions, MachineCondition.READY):
-            return None
+async def reconcile_first_control_plane(scope: ClusterScope) -> Wait | None:
+    """Create the machine that initializes the cluster; put stamps back on those that somebody has stripped."""
+    existing = scope.control_planes()
+    if not existing:
+        await create_machine(scope, _build(scope, 0))
+    for machine in existing:
+        await restore_stamps(scope, machine, _build(scope, machine.spec.ordinal))
     return None
+
+
+async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
+    """Make the next change of the control planes: add one, replace one, remove one, or wait until that is safe."""
+    replicas = scope.cluster.spec.control_plane.replicas
+    wanted = [_build(scope, ordinal) for ordinal in range(replicas + 1)]
+    plan = compute_control_plane_plan(wanted, scope.control_planes(), replicas=replicas)
+    if plan.create is not None:
+        await create_machine(scope, dict(plan.create))
+    if plan.delete is not None:
+        await delete_machines(scope, [plan.delete])
+    return Wait(plan.reason, plan.because, blocks=False) if plan.reason else None
+
+
+def _build(scope: ClusterScope, ordinal: int) -> dict[str, Any]:
+    return build_machine(scope.cluster, role=names.ROLE_CONTROL_PLANE, ordinal=ordinal, pool=None)

@@ -40,9 +40,3 @@ def refuse_unsupported_changes(scope: ClusterScope) -> None:
             f"upgrading a running cluster is not supported yet; set it back to {min(running)}",
             reason="UpgradeUnsupported",
         )
-    if len(control_planes) > spec.control_plane.replicas:
-        raise InvalidSpecError(
-            "spec.controlPlane.replicas",
-            f"removing control planes is not supported yet; set it back to {len(control_planes)}",
-            reason="ScaleDownUnsupported",
-        )

@@ -21,7 +21,7 @@ from capn.build.nesting import claims_namespace
 from capn.controllers.cluster import claim
 from capn.controllers.cluster.certificates import reconcile_certificates, reconcile_kubeconfig
 from capn.controllers.cluster.cni import reconcile_cni
-from capn.controllers.cluster.control_planes import reconcile_control_planes
+from capn.controllers.cluster.control_planes import reconcile_control_planes, reconcile_first_control_plane
 from capn.controllers.cluster.deletion import reconcile_deletion
 from capn.controllers.cluster.infrastructure import reconcile_infrastructure
 from capn.controllers.cluster.initialized import reconcile_initialized
@@ -47,8 +47,9 @@ PHASES: tuple[Phase[ClusterScope], ...] = (
     Phase(ClusterCondition.INFRASTRUCTURE_READY, reconcile_infrastructure),
     Phase(ClusterCondition.CERTIFICATES_AVAILABLE, reconcile_certificates),
     Phase(ClusterCondition.KUBECONFIG_READY, reconcile_kubeconfig),
-    Phase(ClusterCondition.CONTROL_PLANE_READY, reconcile_control_planes),
+    Phase(ClusterCondition.CONTROL_PLANE_READY, reconcile_first_control_plane),
     Phase(ClusterCondition.CONTROL_PLANE_INITIALIZED, reconcile_initialized),
+    Phase(ClusterCondition.CONTROL_PLANE_READY, reconcile_control_planes),
     Phase(ClusterCondition.CNI_READY, reconcile_cni),
     Phase(ClusterCondition.WORKERS_READY, reconcile_workers),
     Phase(ClusterCondition.NESTING_READY, reconcile_nesting),

@@ -48,8 +48,10 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
     control_planes = _count(scope.control_planes(), _desired_control_planes(scope))
     workers = _count(scope.workers(), _desired_workers(scope))
     if ClusterCondition.WORKERS_READY in kinds:
-        _set_machines(conditions, ClusterCondition.CONTROL_PLANE_READY, control_planes, scope.control_planes())
-        _set_machines(conditions, ClusterCondition.WORKERS_READY, workers, scope.workers())
+        _set_machines(
+            conditions, ClusterCondition.CONTROL_PLANE_READY, control_planes, scope.control_planes(), progress
+        )
+        _set_machines(conditions, ClusterCondition.WORKERS_READY, workers, scope.workers(), progress)
     _set_summary(conditions, kinds, scope, progress)
     failure = _failure(scope, progress)
     return NestedClusterStatus(
@@ -137,8 +139,16 @@ def _count(machines: Sequence[NestedMachine], desired: int) -> MachineCounts:
 
 
 def _set_machines(
-    conditions: ConditionSet, kind: ClusterCondition, counts: MachineCounts, machines: Sequence[NestedMachine]
+    conditions: ConditionSet,
+    kind: ClusterCondition,
+    counts: MachineCounts,
+    machines: Sequence[NestedMachine],
+    progress: Progress,
 ) -> None:
+    changing = progress.outcomes.get(kind)
+    if isinstance(changing, Wait) and changing.reason != "WaitingForMachines":
+        conditions.set(kind, "False", changing.reason, changing.message)
+        return
     if counts.ready >= counts.desired and counts.created == counts.desired:
         conditions.set(kind, "True", "AllReady", f"{counts.ready} of {counts.desired} ready")
         return

@@ -65,7 +65,7 @@ async def _delete_node(scope: MachineScope) -> None:
     cluster = scope.cluster
     if cluster is None or cluster.metadata.deleting or scope.machine.status.node_ref is None:
         return
-    if scope.initializes:
+    if scope.stands_alone:
         return  # the VM that was just removed was the child's API
     ref = scope.ref.cluster
     try:

@@ -14,7 +14,7 @@ from capn.api.cluster import NestedCluster
 from capn.api.conditions import ClusterCondition, MachineCondition, find, is_true
 from capn.api.machine import NestedMachine
 from capn.build.report import Report
-from capn.controllers.deps import Deps
+from capn.controllers.deps import INDEX_CLUSTER, Deps
 from capn.providers.base import ClusterRef, MachineRef, ObservedMachine, Provider
 
 
@@ -77,8 +77,24 @@ class MachineScope:
 
     @property
     def initializes(self) -> bool:
-        """Whether this machine runs kubeadm init; all others join."""
-        return self.machine.spec.role == names.ROLE_CONTROL_PLANE and self.machine.spec.ordinal == 0
+        """Whether this machine runs kubeadm init; all others join, a successor of the first beside others too."""
+        first = self.is_control_plane and self.machine.spec.ordinal == 0
+        return first and (not self.cluster_initialized or self.stands_alone)
+
+    @property
+    def is_control_plane(self) -> bool:
+        """Whether this machine has an API server and an etcd member."""
+        return self.machine.spec.role == names.ROLE_CONTROL_PLANE
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether this is a control plane and the cluster has no other: without it there is no child to be asked."""
+        meta = self.machine.metadata
+        others = self.deps.machines.by_index(INDEX_CLUSTER, f"{meta.namespace}/{self.machine.spec.cluster_name}")
+        return self.is_control_plane and not any(
+            other["metadata"]["uid"] != meta.uid and (other.get("spec") or {}).get("role") == names.ROLE_CONTROL_PLANE
+            for other in others
+        )
 
     @property
     def cluster_initialized(self) -> bool:

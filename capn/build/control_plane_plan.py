@@ -1,0 +1,108 @@
+"""Which one thing is to be done next with a cluster's control planes.
+
+Role: pure. Inputs: the manifests that the spec asks for and the machines that exist; output: at most one operation, or
+why none. Every operation waits until the one before it is over and all that stay are Ready, so that etcd never has two
+changes of its membership under way. Must not: know etcd; whether a member may go is looked at when it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from capn import names
+from capn.api.conditions import MachineCondition, is_true
+from capn.api.machine import NestedMachine
+from capn.api.machine_template import Machine
+
+# Of a VM that does not exist any more: its machine will never be Ready again.
+LOST = frozenset({"MachineLost", "MachineVanished"})
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlanePlan:
+    """The next operation. `because` says what it is for, or what is waited for; empty when all is as it shall be."""
+
+    create: Mapping[str, Any] | None = None
+    delete: NestedMachine | None = None
+    reason: str = ""
+    because: str = ""
+
+
+def compute_control_plane_plan(
+    wanted: Sequence[Mapping[str, Any]], existing: Sequence[NestedMachine], *, replicas: int
+) -> ControlPlanePlan:
+    """The next operation for control planes that were initialized.
+
+    `wanted`: manifests by ordinal, one more than there are replicas, since a change goes by one more.
+    """
+    going = [machine for machine in existing if machine.metadata.deleting]
+    if going:
+        return ControlPlanePlan(reason="RemovingControlPlane", because=f"{_list(going)} is being removed")
+    lost = [machine for machine in existing if machine.status.failure_reason in LOST]
+    if lost and len(existing) > len(lost) and _are_ready(existing, but=lost) and _keep_quorum(existing, lost):
+        return ControlPlanePlan(
+            delete=lost[0], reason="ReplacingControlPlane", because=f"{lost[0].metadata.name} has lost its VM"
+        )
+    unready = [machine for machine in existing if not _is_ready(machine)]
+    if unready:
+        return ControlPlanePlan(reason="WaitingForMachines", because=f"{_list(unready)} is not Ready")
+    return _change_count(wanted, existing, replicas)
+
+
+def _change_count(
+    wanted: Sequence[Mapping[str, Any]], existing: Sequence[NestedMachine], replicas: int
+) -> ControlPlanePlan:
+    """What to do when all that exist are Ready."""
+    if len(existing) < replicas:
+        because = f"{len(existing)} of {replicas} are there"
+        return ControlPlanePlan(create=_fill(wanted, existing), reason="ScalingUp", because=because)
+    outdated = [machine for machine in existing if is_outdated(machine, wanted[0])]
+    if outdated and len(existing) == replicas:
+        because = f"{len(existing) - len(outdated)} of {replicas} are as the spec asks for now"
+        return ControlPlanePlan(create=_fill(wanted, existing), reason="RollingOut", because=because)
+    if len(existing) > replicas:
+        leaving = choose_leaving(existing, outdated)
+        return ControlPlanePlan(
+            delete=leaving, reason="ScalingDown", because=f"{leaving.metadata.name} is one more than are wanted"
+        )
+    return ControlPlanePlan()
+
+
+def is_outdated(machine: NestedMachine, manifest: Mapping[str, Any]) -> bool:
+    """Whether the machine has another version or size than the spec asks for now."""
+    spec = manifest["spec"]
+    return machine.spec.version != spec["version"] or machine.spec.machine != Machine.model_validate(spec["machine"])
+
+
+def choose_leaving(existing: Sequence[NestedMachine], outdated: Sequence[NestedMachine]) -> NestedMachine:
+    """The one to remove: what a person has marked, else what is outdated, else the highest ordinal."""
+
+    def rank(machine: NestedMachine) -> tuple[bool, bool, int]:
+        marked = names.ANNOTATION_DELETE_MACHINE in machine.metadata.annotations
+        return marked, machine in outdated, machine.spec.ordinal
+
+    return max(existing, key=rank)
+
+
+def _fill(wanted: Sequence[Mapping[str, Any]], existing: Sequence[NestedMachine]) -> Mapping[str, Any]:
+    """The first manifest whose ordinal is free."""
+    taken = {machine.spec.ordinal for machine in existing}
+    return next(manifest for manifest in wanted if manifest["spec"]["ordinal"] not in taken)
+
+
+def _keep_quorum(existing: Sequence[NestedMachine], lost: Sequence[NestedMachine]) -> bool:
+    return len(existing) - len(lost) > len(existing) // 2
+
+
+def _are_ready(existing: Sequence[NestedMachine], *, but: Sequence[NestedMachine]) -> bool:
+    return all(_is_ready(machine) for machine in existing if machine not in but)
+
+
+def _is_ready(machine: NestedMachine) -> bool:
+    return is_true(machine.status.conditions, MachineCondition.READY)
+
+
+def _list(machines: Sequence[NestedMachine]) -> str:
+    return ", ".join(sorted(machine.metadata.name for machine in machines))

@@ -1,0 +1,133 @@
+"""Which one thing is done next with control planes: a table of situations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from capn import names
+from capn.api.machine import NestedMachine
+from capn.build.control_plane_plan import ControlPlanePlan, compute_control_plane_plan
+
+SIZE = {"cpus": 2, "memory": "2560Mi", "disk": "10Gi"}
+
+
+def manifest(ordinal: int, **spec: Any) -> dict[str, Any]:
+    fields = {"version": "v1.37.2", "machine": SIZE, "ordinal": ordinal, **spec}
+    return {"metadata": {"name": f"c-cp-{ordinal}"}, "spec": {"clusterName": "c", "role": "control-plane", **fields}}
+
+
+def machine(ordinal: int, *, ready: bool = True, lost: bool = False, **more: Any) -> NestedMachine:
+    meta = {"name": f"c-cp-{ordinal}", "uid": str(ordinal), **more.pop("metadata", {})}
+    status: dict[str, Any] = {
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True" if ready and not lost else "False",
+                "reason": "X",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }
+        ]
+    }
+    if lost:
+        status["failureReason"] = "MachineLost"
+    return NestedMachine.model_validate({"metadata": meta, "spec": manifest(ordinal, **more)["spec"], "status": status})
+
+
+def plan(replicas: int, *existing: NestedMachine, **spec: Any) -> ControlPlanePlan:
+    wanted = [manifest(ordinal, **spec) for ordinal in range(replicas + 1)]
+    return compute_control_plane_plan(wanted, existing, replicas=replicas)
+
+
+def created(found: ControlPlanePlan) -> int | None:
+    assert found.delete is None
+    return None if found.create is None else int(found.create["spec"]["ordinal"])
+
+
+def deleted(found: ControlPlanePlan) -> str | None:
+    assert found.create is None
+    return None if found.delete is None else found.delete.metadata.name
+
+
+def test_nothing_is_done_when_all_is_as_it_shall_be() -> None:
+    assert plan(3, machine(0), machine(1), machine(2)) == ControlPlanePlan()
+    assert plan(1, machine(4)) == ControlPlanePlan()
+
+
+@pytest.mark.parametrize(
+    ("replicas", "existing", "ordinal"),
+    [(3, [0], 1), (3, [0, 1], 2), (3, [1, 2], 0), (5, [0, 1, 2], 3), (3, [0, 5], 1)],
+)
+def test_one_more_takes_the_first_free_ordinal(replicas: int, existing: list[int], ordinal: int) -> None:
+    found = plan(replicas, *(machine(number) for number in existing))
+    assert created(found) == ordinal
+    assert found.because == f"{len(existing)} of {replicas} are there"
+
+
+def test_the_next_is_made_when_the_one_before_is_ready() -> None:
+    found = plan(3, machine(0), machine(1, ready=False))
+    assert (created(found), found.reason, found.because) == (None, "WaitingForMachines", "c-cp-1 is not Ready")
+
+
+def test_one_at_a_time_leaves_and_the_highest_first() -> None:
+    assert deleted(plan(3, *(machine(number) for number in range(5)))) == "c-cp-4"
+    going = machine(4, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
+    found = plan(3, *(machine(number) for number in range(4)), going)
+    assert (deleted(found), found.reason) == (None, "RemovingControlPlane")
+
+
+def test_what_a_person_has_marked_leaves_first() -> None:
+    marked = machine(0, metadata={"annotations": {names.ANNOTATION_DELETE_MACHINE: ""}})
+    assert deleted(plan(1, marked, machine(1), machine(2))) == "c-cp-0"
+
+
+def test_no_control_plane_leaves_while_another_is_not_ready() -> None:
+    assert deleted(plan(1, machine(0), machine(1), machine(2, ready=False))) is None
+
+
+def test_a_change_adds_one_before_it_takes_one() -> None:
+    bigger = {**SIZE, "memory": "4Gi"}
+    first = plan(1, machine(0), machine=bigger)
+    assert (created(first), first.reason) == (1, "RollingOut")
+    waiting = plan(1, machine(0), machine(1, ready=False, machine=bigger), machine=bigger)
+    assert (waiting.create, waiting.delete) == (None, None)
+    assert deleted(plan(1, machine(0), machine(1, machine=bigger), machine=bigger)) == "c-cp-0"
+    assert plan(1, machine(1, machine=bigger), machine=bigger) == ControlPlanePlan()
+
+
+def test_a_change_of_three_goes_one_by_one() -> None:
+    bigger = {**SIZE, "cpus": 4}
+    existing, steps = {number: machine(number) for number in range(3)}, 0
+    while (found := plan(3, *existing.values(), machine=bigger)) != ControlPlanePlan():
+        assert 3 <= len(existing) <= 4
+        if found.create is not None:
+            ordinal = found.create["spec"]["ordinal"]
+            existing[ordinal] = machine(ordinal, machine=bigger)
+        else:
+            assert found.delete is not None
+            del existing[found.delete.spec.ordinal]
+        steps += 1
+        assert steps < 20
+    assert steps == 6
+    assert {one.spec.machine.cpus for one in existing.values()} == {4}
+
+
+def test_one_that_lost_its_vm_is_replaced_while_the_others_have_quorum() -> None:
+    found = plan(3, machine(0, lost=True), machine(1), machine(2))
+    assert (deleted(found), found.because) == ("c-cp-0", "c-cp-0 has lost its VM")
+
+
+@pytest.mark.parametrize(
+    "existing",
+    [
+        [machine(0, lost=True)],
+        [machine(0, lost=True), machine(1)],
+        [machine(0, lost=True), machine(1, lost=True), machine(2)],
+        [machine(0, lost=True), machine(1, ready=False), machine(2)],
+    ],
+)
+def test_nothing_is_removed_when_quorum_is_gone_or_would_go(existing: list[NestedMachine]) -> None:
+    found = plan(3, *existing)
+    assert (found.create, found.delete) == (None, None)
+    assert found.reason == "WaitingForMachines"
