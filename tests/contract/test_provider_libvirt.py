@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import os
 import threading
 from collections.abc import AsyncIterator, Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -35,6 +37,7 @@ from tests.contract.provider_rigs import (
     control_plane,
     worker,
 )
+from tests.harness.neighbour import Neighbour, on_bridge
 from tests.unit.build.libvirt_samples import SAMPLES
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
@@ -288,6 +291,33 @@ async def test_reserved_networks_are_refused_to_the_child(rig: LibvirtRig) -> No
         await provider.ensure_cluster(cluster_request(cluster_ref()))
     assert caught.value.reason == "CIDRCollision"
     await provider.close()
+
+
+async def test_machines_of_two_clusters_do_not_reach_each_other(rig: LibvirtRig) -> None:
+    """Siblings and levels alike: to the hypervisor a claimed cluster is a cluster, and VMs are flat."""
+    networks = []
+    for name in ("demo", "other"):
+        made = await rig.provider.ensure_cluster(cluster_request(cluster_ref(name)))
+        assert made.machine_cidr is not None
+        networks.append((f"capn{names.build_short_id(cluster_ref(name).uid)}", IPv4Network(made.machine_cidr)))
+    mark = f"t{os.getpid() % 10000}"
+    with contextlib.ExitStack() as stack:
+        one, two = (
+            stack.enter_context(on_bridge(*networks[0], name=f"{mark}a{host}", host=host)) for host in (200, 201)
+        )
+        stranger = stack.enter_context(on_bridge(*networks[1], name=f"{mark}b", host=200))
+        # The way that is there, first: else nothing that is refused would mean anything.
+        await reaches_soon(one, two.address)
+        await reaches_soon(stranger, stranger.address)
+        for source, target in ((one, stranger), (stranger, one), (stranger, two)):
+            assert not await asyncio.to_thread(source.reaches, target.address)
+    assert await rig.provider.delete_cluster(cluster_ref("other"))
+
+
+async def reaches_soon(source: Neighbour, address: IPv4Address) -> None:
+    async with asyncio.timeout(30):
+        while not await asyncio.to_thread(source.reaches, address):
+            await asyncio.sleep(0.1)
 
 
 async def test_clusters_can_share_a_network(rig: LibvirtRig) -> None:

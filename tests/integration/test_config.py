@@ -55,6 +55,15 @@ def test_the_pod_is_restricted(kubectl: Kubectl, built: list[dict[str, Any]], cr
     assert "would violate PodSecurity" in warned.stderr
 
 
+def test_a_pod_on_a_slow_node_is_given_time_to_start(built: list[dict[str, Any]]) -> None:
+    (deployment,) = _of_kind(built, "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    startup, liveness = container["startupProbe"], container["livenessProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 900
+    assert liveness["timeoutSeconds"] >= 30
+    assert liveness["failureThreshold"] >= 4
+
+
 def test_rbac_has_no_wildcard_and_lists_no_secrets(built: list[dict[str, Any]]) -> None:
     for role in _of_kind(built, "ClusterRole", "Role"):
         for rule in role["rules"]:
