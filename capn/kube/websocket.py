@@ -7,6 +7,7 @@ know what is said over it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from capn.kube.errors import build_error, decode_status
 from capn.kube.transport import MIB, Transport, keep_alive, read_capped
 
 _SWITCHED = 101
-_CLOSE_S = 2.0
+_CLOSE_S = 1.0
 _MESSAGE_BYTES = MIB  # an API server sends pieces of 32 KiB
 
 
@@ -51,23 +52,30 @@ async def open_websocket(
         trace_configs=[_build_trace(transport.limits.raw_bytes)],
     )
     try:
-        async with (
-            session,
-            session.ws_connect(
+        async with session:
+            socket = await session.ws_connect(
                 URL(transport.base_url + path, encoded=True),
                 protocols=protocols,
                 headers=headers,
                 max_msg_size=_MESSAGE_BYTES,
-                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
                 **transport.request_args,
-            ) as socket,
-        ):
-            keep_alive(socket.get_extra_info("socket"))
-            yield socket
+            )
+            try:
+                keep_alive(socket.get_extra_info("socket"))
+                yield socket
+            finally:
+                await _close(socket)
     except _RefusedError as refused:
         raise build_error(refused.status, decode_status(refused.body), what=what) from refused
     except (aiohttp.ClientError, OSError) as error:
         raise UnreachableError(f"{what}: no answer from the API server: {error or type(error).__name__}") from error
+
+
+async def _close(socket: aiohttp.ClientWebSocketResponse) -> None:
+    # aiohttp waits for the other side's farewell with a limit for each message: one that goes on talking has no end.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_S):
+            await socket.close()
 
 
 def _build_trace(limit: int) -> aiohttp.TraceConfig:
