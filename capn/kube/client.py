@@ -8,11 +8,13 @@ Must not: retry a reconcile (the queue does) or know capn's kinds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from capn.api.resources import Resource
+
+EXEC_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,15 @@ class WatchEvent:
 
     type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
     object: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """What a command in a container said, and its exit code."""
+
+    stdout: bytes
+    stderr: bytes
+    exit_code: int
 
 
 class KubeClient(Protocol):
@@ -97,6 +108,33 @@ class KubeClient(Protocol):
 
     async def get_raw(self, path: str) -> tuple[int, str]:
         """GET of a non-resource path such as `/readyz` or `/version`: (HTTP status, body of at most 1 MiB)."""
+        ...
+
+    async def exec(  # noqa: PLR0913 - a call's parts, as of kubectl exec
+        self,
+        pod: str,
+        namespace: str,
+        *,
+        container: str,
+        command: Sequence[str],
+        stdin: bytes | None = None,
+        limit_bytes: int = EXEC_BYTES,
+        timeout_s: float = 30.0,
+    ) -> ExecResult:
+        """Run a command in a container to its end, whatever its exit code; never sent twice.
+
+        NotFoundError when there is no such pod; ApiStatusError when the command cannot be started or says more than
+        `limit_bytes`; UnreachableError when the connection ends first or after `timeout_s` (it may go on running).
+        """
+        ...
+
+    def exec_stream(
+        self, pod: str, namespace: str, *, container: str, command: Sequence[str], silence_s: float = 60.0
+    ) -> AsyncGenerator[bytes, None]:
+        """What a command writes, as it comes; it ends by itself only after exit code 0, else CommandFailedError.
+
+        Other errors as of `exec`; UnreachableError when nothing comes for `silence_s`. To be closed by the caller.
+        """
         ...
 
     async def close(self) -> None:

@@ -31,6 +31,18 @@ class OverloadedError(ApiStatusError):
         self.retry_after_s = retry_after_s
 
 
+class CommandFailedError(TransientError):
+    """A command in a container ended with an exit code other than 0; `stderr` is what it said, untrusted."""
+
+    default_reason = "CommandFailed"
+
+    def __init__(self, what: str, *, exit_code: int, stderr: bytes) -> None:
+        said = last_line(stderr)
+        super().__init__(f"{what}: the command ended with exit code {exit_code}{': ' if said else ''}{said}")
+        self.exit_code = exit_code
+        self.stderr = stderr
+
+
 class _Cause(msgspec.Struct):
     reason: str = ""
 
@@ -80,6 +92,12 @@ def _reason(status: Status) -> str | None:
     if any(cause.reason == "NamespaceTerminating" for cause in causes):
         return "NamespaceTerminating"
     return status.reason[:64] or None
+
+
+def last_line(said: bytes) -> str:
+    """The last line of a program's errors, cut and cleaned for people; empty when it said nothing."""
+    lines = said[-_MAX_MESSAGE:].decode("utf-8", "replace").strip().splitlines()
+    return _clean(lines[-1]) if lines else ""
 
 
 def _clean(text: str) -> str:

@@ -8,7 +8,7 @@ Must not: know capn's kinds, or load credentials.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,7 +19,7 @@ import msgspec
 from capn import names
 from capn.api.resources import POD, SERVICE_ACCOUNT, Resource
 from capn.errors import ApiStatusError, ConflictError, NotFoundError, UnreachableError
-from capn.kube.client import ObjectList, WatchEvent
+from capn.kube.client import EXEC_BYTES, ExecResult, ObjectList, WatchEvent
 from capn.kube.decode import (
     CompactList,
     ListMeta,
@@ -32,6 +32,7 @@ from capn.kube.decode import (
     encode,
 )
 from capn.kube.errors import Status, WatchExpiredError, build_error, decode_status
+from capn.kube.exec import ExecCall, collect_exec, open_exec, stream_exec
 from capn.kube.paths import build_path, build_query, object_key
 from capn.kube.retry import retry_blips
 from capn.kube.transport import Answer, Transport, read_capped, read_lines
@@ -229,9 +230,39 @@ class HttpKubeClient:
             async for chunk in response.content.iter_any():
                 yield chunk
 
+    async def exec(  # noqa: PLR0913 - a call's parts, as of kubectl exec
+        self,
+        pod: str,
+        namespace: str,
+        *,
+        container: str,
+        command: Sequence[str],
+        stdin: bytes | None = None,
+        limit_bytes: int = EXEC_BYTES,
+        timeout_s: float = 30.0,
+    ) -> ExecResult:
+        """Run a command in a container to its end; never sent twice."""
+        call = ExecCall(pod, namespace, container, tuple(command), stdin)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await collect_exec(self._exec(call, timeout_s), call, limit=limit_bytes)
+        except TimeoutError as error:
+            raise UnreachableError(f"{call.what}: the command did not end within {timeout_s:g} s") from error
+
+    def exec_stream(
+        self, pod: str, namespace: str, *, container: str, command: Sequence[str], silence_s: float = 60.0
+    ) -> AsyncGenerator[bytes, None]:
+        """What a command writes, as it comes; CommandFailedError at its end when it failed."""
+        call = ExecCall(pod, namespace, container, tuple(command))
+        return stream_exec(self._exec(call, silence_s), call)
+
     async def close(self) -> None:
         """End all connections."""
         await self._transport.close()
+
+    def _exec(self, call: ExecCall, silence_s: float) -> AsyncGenerator[tuple[int, bytes], None]:
+        self._observe("EXEC", "101")
+        return open_exec(self._transport, call, open_s=self._timeout_s, silence_s=silence_s)
 
     async def _list(
         self, resource: Resource, *, namespace: str | None, label_selector: str | None

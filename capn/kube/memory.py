@@ -12,16 +12,17 @@ import asyncio
 import base64
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
 from capn import names
-from capn.api.resources import SERVICE_ACCOUNT, Resource
+from capn.api.resources import POD, SERVICE_ACCOUNT, Resource
 from capn.errors import ApiStatusError, ConflictError, NotFoundError, UnreachableError
-from capn.kube.client import ObjectList, WatchEvent
+from capn.kube.client import EXEC_BYTES, ExecResult, ObjectList, WatchEvent
 from capn.kube.decode import CompactList, Meta, Object, ObjectEvent, parse_revision
+from capn.kube.exec import ExecCall, build_too_large, require_success
 from capn.kube.fields import Fields, build_fields, changed_fields, merge, read_field, remove_fields
 from capn.kube.memory_store import Change, Manager, MemoryStore, Stored
 from capn.kube.paths import object_key
@@ -38,6 +39,11 @@ _STATUS_AT_CREATE = frozenset({"Node"})
 # What a writer may send and the server decides itself.
 _SERVER_META = ("uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "managedFields")
 _KEPT_META = ("uid", "generation", "creationTimestamp", "deletionTimestamp", "resourceVersion")
+
+
+ExecHandler = Callable[[ExecCall], Awaitable[ExecResult]]
+"""What happens when a command is run in a container of a pod that exists."""
+_EXEC_PIECE = 32 * 1024
 
 
 def _utc_now() -> datetime:
@@ -60,6 +66,7 @@ class MemoryKubeClient:
         self.raw["/version"] = (200, json.dumps({"gitVersion": version}))
         self._manager = names.FIELD_MANAGER
         self._bookmark_s = bookmark_s
+        self.exec_handler: ExecHandler | None = None
 
     @property
     def requests(self) -> Counter[tuple[str, str]]:
@@ -76,6 +83,7 @@ class MemoryKubeClient:
         """The same API server for another field manager, such as `kubectl`."""
         other = MemoryKubeClient(bookmark_s=self._bookmark_s)
         other.store, other.raw, other._manager = self.store, self.raw, manager
+        other.exec_handler = self.exec_handler
         return other
 
     def compaction(self) -> None:
@@ -220,8 +228,60 @@ class MemoryKubeClient:
         await asyncio.sleep(0)
         return self.raw.get(path.partition("?")[0], (404, "not found"))
 
+    async def exec(  # noqa: PLR0913 - a call's parts, as of kubectl exec
+        self,
+        pod: str,
+        namespace: str,
+        *,
+        container: str,
+        command: Sequence[str],
+        stdin: bytes | None = None,
+        limit_bytes: int = EXEC_BYTES,
+        timeout_s: float = 30.0,
+    ) -> ExecResult:
+        """What `exec_handler` answers; refused without one, as for a pod that no kubelet runs."""
+        call = ExecCall(pod, namespace, container, tuple(command), stdin)
+        try:
+            async with asyncio.timeout(timeout_s):
+                result = await self._exec(call)
+        except TimeoutError as error:
+            raise UnreachableError(f"{call.what}: the command did not end within {timeout_s:g} s") from error
+        if len(result.stdout) + len(result.stderr) > limit_bytes:
+            raise build_too_large(call.what, limit_bytes)
+        return result
+
+    async def exec_stream(
+        self,
+        pod: str,
+        namespace: str,
+        *,
+        container: str,
+        command: Sequence[str],
+        silence_s: float = 60.0,  # noqa: ARG002 - the Protocol's
+    ) -> AsyncGenerator[bytes, None]:
+        """As `exec`, in pieces."""
+        call = ExecCall(pod, namespace, container, tuple(command))
+        result = await self._exec(call)
+        for start in range(0, len(result.stdout), _EXEC_PIECE):
+            await asyncio.sleep(0)
+            yield result.stdout[start : start + _EXEC_PIECE]
+        require_success(result, call.what)
+
     async def close(self) -> None:
         """Nothing to free; other clients of the same store go on."""
+
+    async def _exec(self, call: ExecCall) -> ExecResult:
+        await self._count("exec", POD, "exec")
+        stored = self.store.find(POD, _key(POD, call.namespace, call.pod))
+        if stored is None:
+            raise NotFoundError(f'{call.what}: pods "{call.pod}" not found')
+        containers = stored.to_dict()["spec"]["containers"]
+        if call.container not in [container["name"] for container in containers]:
+            message = f"{call.what}: container {call.container} is not valid for pod {call.pod}"
+            raise ApiStatusError(400, message, reason="BadRequest")
+        if self.exec_handler is None:
+            raise ApiStatusError(400, f"{call.what}: pod {call.pod} does not have a host assigned", reason="BadRequest")
+        return await self.exec_handler(call)
 
     async def _count(self, verb: str, resource: Resource, subresource: str | None = None) -> None:
         self.requests[verb, f"{resource.plural}/{subresource}" if subresource else resource.plural] += 1

@@ -69,7 +69,7 @@ class Transport:
     async def stream(self, path: str, *, silence_s: float) -> AsyncIterator[aiohttp.ClientResponse]:
         """A GET whose body is read as it comes; UnreachableError when nothing comes for `silence_s` seconds."""
         async with self._open("GET", path, silence_s=silence_s) as response:
-            _keep_alive(response)
+            keep_alive(_socket_of(response))
             yield response
 
     async def close(self) -> None:
@@ -153,10 +153,13 @@ def _retry_after(response: aiohttp.ClientResponse) -> float | None:
     return float(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
 
 
-def _keep_alive(response: aiohttp.ClientResponse) -> None:
-    """Let the kernel notice a dead peer of a long-lived, mostly silent connection in about 30 s."""
+def _socket_of(response: aiohttp.ClientResponse) -> socket.socket | None:
     transport = response.connection.transport if response.connection else None
-    sock = transport.get_extra_info("socket") if transport else None
+    return transport.get_extra_info("socket") if transport else None
+
+
+def keep_alive(sock: socket.socket | None) -> None:
+    """Let the kernel notice a dead peer of a long-lived, mostly silent connection in about 30 s."""
     if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return
     with contextlib.suppress(OSError):

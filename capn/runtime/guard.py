@@ -7,12 +7,13 @@ write that is on its way at the deadline is given up. Reads pass. Must not: know
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from capn.api.resources import Resource
 from capn.errors import TransientError
-from capn.kube.client import KubeClient, ObjectList, WatchEvent
+from capn.kube.client import ExecResult, KubeClient, ObjectList, WatchEvent
 from capn.kube.compact import compact_reader
 from capn.kube.decode import CompactList, ObjectEvent
 
@@ -88,16 +89,46 @@ class GuardedKubeClient:
         """As the inner client."""
         return await self._inner.get_raw(path)
 
+    async def exec(
+        self,
+        pod: str,
+        namespace: str,
+        **call: Any,  # noqa: ANN401
+    ) -> ExecResult:
+        """As the inner client, while the lease is held: a command may change anything."""
+        return await self._write(lambda: self._inner.exec(pod, namespace, **call))
+
+    async def exec_stream(
+        self,
+        pod: str,
+        namespace: str,
+        *,
+        container: str,
+        command: Sequence[str],
+        silence_s: float = 60.0,
+    ) -> AsyncGenerator[bytes, None]:
+        """As the inner client, if the lease is held at its beginning and at every piece."""
+        stream = self._inner.exec_stream(pod, namespace, container=container, command=command, silence_s=silence_s)
+        async with aclosing(stream):
+            self._check()
+            async for piece in stream:
+                self._check()
+                yield piece
+
     async def close(self) -> None:
         """Close the inner client."""
         await self._inner.close()
 
     async def _write(self, call: Callable[[], Awaitable[T]]) -> T:
-        left_s = self._remaining_s()
-        if left_s <= 0:
-            raise LeaseLostError("the lease is lost; this process does not write any more")
+        left_s = self._check()
         try:
             async with asyncio.timeout(left_s):
                 return await call()
         except TimeoutError as error:
             raise LeaseLostError("the lease ran out during a write") from error
+
+    def _check(self) -> float:
+        """Seconds to the deadline."""
+        if (left_s := self._remaining_s()) <= 0:
+            raise LeaseLostError("the lease is lost; this process does not write any more")
+        return left_s

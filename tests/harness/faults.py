@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from capn.api.resources import Resource
+from capn.api.resources import POD, Resource
 from capn.errors import ApiStatusError, ConflictError, UnreachableError
-from capn.kube.client import KubeClient, ObjectList, WatchEvent
+from capn.kube.client import ExecResult, KubeClient, ObjectList, WatchEvent
 from capn.kube.compact import compact_reader
 from capn.kube.decode import CompactList, ObjectEvent
 from capn.kube.errors import OverloadedError
@@ -123,6 +124,18 @@ class FaultyKubeClient:
     async def get_raw(self, path: str) -> tuple[int, str]:
         self._check_read()
         return await self.inner.get_raw(path)
+
+    async def exec(self, pod: str, namespace: str, **call: Any) -> ExecResult:
+        return await self._write("exec", POD, pod, lambda: self.inner.exec(pod, namespace, **call))
+
+    async def exec_stream(
+        self, pod: str, namespace: str, *, container: str, command: Sequence[str], silence_s: float = 60.0
+    ) -> AsyncGenerator[bytes, None]:
+        self._check_read()
+        stream = self.inner.exec_stream(pod, namespace, container=container, command=command, silence_s=silence_s)
+        async with aclosing(stream):
+            async for piece in stream:
+                yield piece
 
     async def close(self) -> None:
         await self.inner.close()

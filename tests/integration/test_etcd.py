@@ -1,0 +1,122 @@
+"""`EtcdClient` with real etcd processes of the version that the child runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from capn.build.etcd_members import Member
+from capn.build.etcd_rules import has_quorum, why_not_add, why_not_promote, why_not_remove
+from capn.errors import UnreachableError
+from capn.kube.etcd import EtcdClient, LearnerBehindError, MembershipRefusedError, NoQuorumError
+from tests.harness.real_etcd import RealEtcd, RealMember, running_etcd
+
+pytestmark = pytest.mark.timeout(240)
+NAMES = ("cp-0", "cp-1", "cp-2")
+
+
+@pytest.fixture
+async def etcd(binaries: Mapping[str, Path], tmp_path: Path) -> AsyncIterator[RealEtcd]:
+    async with running_etcd(binaries, tmp_path, *NAMES) as running:
+        yield running
+
+
+async def healthy(client: EtcdClient, members: tuple[Member, ...]) -> set[int]:
+    return {key for key, health in (await client.health(members)).items() if health.is_healthy}
+
+
+async def test_members_leader_and_a_dead_one(etcd: RealEtcd) -> None:
+    client = EtcdClient(etcd.api)
+    members = await client.members()
+    assert [member.name for member in members] == list(NAMES)
+    assert all(member.id > 1 << 32 for member in members)
+    health = await client.health(members)
+    assert {found.leader for found in health.values()} == {next(iter(health.values())).leader}
+    assert all(found.is_healthy and found.version.startswith("3.") and found.db_bytes for found in health.values())
+
+    leader = next(member for member in members if member.id == health[member.id].leader)
+    other = next(member for member in members if member is not leader)
+    await client.move_leader(members, other)
+    await client.move_leader(members, other)
+    assert {found.leader for found in (await client.health(members)).values()} == {other.id}
+
+    await etcd.kill("cp-0")  # whose pod comes first
+    assert [member.name for member in await client.members()] == list(NAMES)
+    alive = await healthy(client, members)
+    assert alive == {member.id for member in members if member.name != "cp-0"}
+    dead, keeps, _ = members
+    assert why_not_remove(members, alive, dead.id) is None
+    assert "no quorum" in (why_not_remove(members, alive, keeps.id) or "")
+    await client.remove_member(dead.id)
+    await client.remove_member(dead.id)
+    assert [member.name for member in await client.members()] == ["cp-1", "cp-2"]
+
+
+async def test_without_quorum_it_says_so_and_still_tells_what_it_knows(etcd: RealEtcd) -> None:
+    client = EtcdClient(etcd.api)
+    members = await client.members()
+    await etcd.kill("cp-1")
+    await etcd.kill("cp-2")
+    with pytest.raises(NoQuorumError, match="too few of its members live"):
+        await client.members()
+    with pytest.raises(NoQuorumError):
+        await client.remove_member(members[1].id)
+    assert await client.last_known_members() == members
+    async with asyncio.timeout(60):
+        while (await client.health(members))[members[0].id].is_healthy:
+            await asyncio.sleep(0.2)
+    assert not has_quorum(members, await healthy(client, members))
+    assert b"".join([piece async for piece in client.snapshot()])
+    await etcd.kill("cp-0")
+    with pytest.raises(UnreachableError, match="etcd in pod etcd-cp-0 does not answer"):
+        await client.members()
+
+
+async def test_a_learner_is_promoted_once_it_has_caught_up(etcd: RealEtcd) -> None:
+    client = EtcdClient(etcd.api)
+    joining = etcd.members["cp-3"] = RealMember("cp-3")
+    add = ("member", "add", "cp-3", f"--peer-urls={joining.peer_url}", "--learner")
+    async with asyncio.timeout(60):
+        while (await etcd.etcdctl("cp-0", *add)).exit_code != 0:  # refused until all were connected for 5 s
+            await asyncio.sleep(0.5)
+    members = await client.members()
+    learner = next(member for member in members if member.is_learner)
+    assert (learner.name, learner.client_urls) == ("", ())
+    alive = await healthy(client, members)
+    assert learner.id not in alive
+    assert "does not answer" in (why_not_promote(members, alive, learner.id) or "")
+    assert "learner" in (why_not_add(members, alive) or "")
+    with pytest.raises(LearnerBehindError):
+        await client.promote_member(learner)
+    await etcd.start("cp-3", state="existing")
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await client.promote_member(learner)
+                break
+            except LearnerBehindError:
+                await asyncio.sleep(0.2)
+    await client.promote_member(learner)
+    members = await client.members()
+    assert [(member.name, member.is_learner) for member in members][-1] == ("cp-3", False)
+    assert len(await healthy(client, members)) == 4
+
+
+async def test_a_snapshot_is_whole_and_leaves_nothing(etcd: RealEtcd) -> None:
+    await etcd.etcdctl("cp-0", "put", "key", "value" * 10_000)
+    data = b"".join([piece async for piece in EtcdClient(etcd.api).snapshot()])
+    assert sha256(data[:-32]).digest() == data[-32:]
+    assert not list(etcd.directory.glob("*.snapshot*"))
+
+
+async def test_etcd_holds_back_a_change_while_members_are_not_connected(etcd: RealEtcd) -> None:
+    """What etcd checks itself, as the rules do before."""
+    client = EtcdClient(etcd.api)
+    members = await client.members()
+    await etcd.kill("cp-2")
+    with pytest.raises(MembershipRefusedError):
+        await client.remove_member(members[1].id)
