@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from capn.api.machine_template import Taint
-from capn.build.calm import ETCD_PATIENCE, LEADER_ELECTION, PATCHES_PATH
+from capn.build.calm import ETCD_PACE, ETCD_PATIENCE, LEADER_ELECTION, PATCHES_PATH
 from capn.build.tokens import TOKEN_VALID
 from capn.build.yaml_text import build_yaml, build_yaml_documents, refuse_control_characters
 from capn.errors import InvalidSpecError
@@ -166,7 +166,7 @@ def _build_init(config: ClusterConfigInput) -> dict[str, Any]:
 
 
 def _build_cluster(config: ClusterConfigInput) -> dict[str, Any]:
-    etcd_args = {**(_ETCD_EVERYWHERE if config.node.node_ip else {}), **config.etcd_args}
+    etcd_args = {**ETCD_PACE, **(_ETCD_EVERYWHERE if config.node.node_ip else {}), **config.etcd_args}
     sans = list(dict.fromkeys([config.endpoint_host, "127.0.0.1", "localhost", *config.sans]))
     return {
         "apiVersion": API_VERSION,

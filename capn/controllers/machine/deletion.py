@@ -14,6 +14,7 @@ from capn import names
 from capn.api.cluster import DeletionPolicy
 from capn.api.resources import NESTED_MACHINE, NODE
 from capn.controllers.finalizer import remove_finalizer
+from capn.controllers.machine.membership import leave_etcd
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.phases import Wait
 from capn.errors import CapnError, InvalidSpecError
@@ -33,6 +34,8 @@ async def reconcile_deletion(scope: MachineScope) -> Wait | None:
     if scope.cluster is not None and scope.cluster.spec.paused:
         return Wait("Paused", "the cluster's spec.paused is true; set it to false to let the deletion go on")
     scope.deps.consoles.forget(meta.uid)
+    if (wait := await leave_etcd(scope)) is not None:
+        return wait
     if not _orphaned(scope) and not await _delete_vm(scope):
         return Wait("DeletingMachine", "waiting for the hypervisor to remove the VM", POLL_S)
     await _delete_node(scope)

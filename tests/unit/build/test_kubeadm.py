@@ -68,7 +68,7 @@ def test_extra_arguments_reach_their_component() -> None:
     assert {"name": "v", "value": "2"} in cluster["apiServer"]["extraArgs"]
     assert {"name": "a", "value": "1"} in cluster["controllerManager"]["extraArgs"]
     assert {"name": "b", "value": "1e3"} in cluster["scheduler"]["extraArgs"]
-    assert cluster["etcd"]["local"]["extraArgs"] == [{"name": "c", "value": "no"}]
+    assert {"name": "c", "value": "no"} in cluster["etcd"]["local"]["extraArgs"]
 
 
 def test_users_arguments_win_over_the_calm_ones() -> None:
