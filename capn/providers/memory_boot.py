@@ -14,11 +14,12 @@ from datetime import datetime
 from typing import Any
 
 from capn import names
-from capn.api.resources import CONFIG_MAP, NODE, SECRET
+from capn.api.resources import CONFIG_MAP, NODE, POD, SECRET
 from capn.build.report import ReportState
 from capn.build.tokens import TOKEN_VALID, build_token_secret, token_secret_name
 from capn.errors import CapnError, ConflictError
 from capn.kube.client import KubeClient
+from capn.kube.etcd import ETCD_CONTAINER, ETCD_NAMESPACE
 from capn.providers.memory_guest import GuestPlan, read_user_data
 from capn.providers.memory_world import MemoryWorld, SimulatedCluster, SimulatedMachine
 
@@ -81,7 +82,8 @@ async def _init(cluster: SimulatedCluster, machine: SimulatedMachine, plan: Gues
     expires = now + TOKEN_VALID
     token = build_token_secret(plan.token, expires=expires, description="", machine_uid=machine.ref.uid)
     await _create(kubeadm, SECRET, token)
-    await _create(kubeadm, NODE, build_node(machine, plan))
+    await _register(kubeadm, machine, plan)
+    cluster.etcd.start_new(machine, plan.node_name)
     cluster.initialized = True
 
 
@@ -97,7 +99,9 @@ async def _join(  # noqa: PLR0913, PLR0917 - one call site; the parts are unrela
         if world.child_lives(cluster.ref.uid):
             secret = await cluster.api.get(SECRET, token_secret_name(token), "kube-system")
             if secret is not None and _alive(secret, token, world.now()):
-                await _create(cluster.api.as_manager("kubelet"), NODE, build_node(machine, plan))
+                await _register(cluster.api.as_manager("kubelet"), machine, plan)
+                if machine.request.role == names.ROLE_CONTROL_PLANE:
+                    await _join_etcd(cluster, machine, plan, sleep)
                 return
             machine.say("kubeadm/join", tail="error: the bootstrap token is not valid (yet)")
         await sleep(_JOIN_RETRY_S)
@@ -106,6 +110,42 @@ async def _join(  # noqa: PLR0913, PLR0917 - one call site; the parts are unrela
         "error execution phase preflight: couldn't validate the identity of the API Server: the bootstrap token is"
         " invalid or has expired",
     )
+
+
+async def _join_etcd(cluster: SimulatedCluster, machine: SimulatedMachine, plan: GuestPlan, sleep: Sleep) -> None:
+    """As kubeadm: a learner first, then its vote; a machine that dies in between leaves the learner behind."""
+    machine.say("kubeadm/etcd")
+    member = cluster.etcd.add_learner(machine, plan.node_name)
+    for _attempt in range(_JOIN_ATTEMPTS):
+        await sleep(_JOIN_RETRY_S)
+        if cluster.etcd.promote(member):
+            return
+    raise GuestFailedError("kubeadm/etcd", "error: etcdserver: can only promote a learner member which is in sync")
+
+
+async def _register(client: KubeClient, machine: SimulatedMachine, plan: GuestPlan) -> None:
+    """What the kubelet registers: the node and, on a control plane, etcd's mirror pod, which goes with it."""
+    try:
+        node = await client.create(NODE, build_node(machine, plan))
+    except ConflictError:  # a guest that boots again finds what it made before
+        return
+    if machine.request.role == names.ROLE_CONTROL_PLANE:
+        await _create(client, POD, build_etcd_pod(plan.node_name, node["metadata"]["uid"]))
+
+
+def build_etcd_pod(node_name: str, node_uid: str) -> dict[str, Any]:
+    """Build the mirror pod of the node's etcd."""
+    owner = {"apiVersion": "v1", "kind": "Node", "name": node_name, "uid": node_uid, "controller": True}
+    return {
+        "metadata": {
+            "name": f"etcd-{node_name}",
+            "namespace": ETCD_NAMESPACE,
+            "labels": {"component": "etcd", "tier": "control-plane"},
+            "ownerReferences": [owner],
+        },
+        "spec": {"nodeName": node_name, "containers": [{"name": ETCD_CONTAINER}]},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+    }
 
 
 def _alive(secret: dict[str, Any], token: str, now: datetime) -> bool:

@@ -17,6 +17,7 @@ from capn.build.report import Report, ReportState
 from capn.errors import TerminalError, UnreachableError
 from capn.kube.memory import MemoryKubeClient
 from capn.providers.base import ClusterRef, MachineRef, MachineRequest, MachineState
+from capn.providers.memory_etcd import SimulatedEtcd
 
 # 10.100.0.0/24 to 10.199.255.0/24: apart from the usual networks of pods and Services.
 _FIRST_NETWORK = 100
@@ -26,11 +27,11 @@ _ENDPOINT_OFFSET = 10
 
 
 class ChildClient(MemoryKubeClient):
-    """A child's API as a client sees it: silent while no control plane runs."""
+    """A child's API as a client sees it: silent while its etcd has no quorum."""
 
     def __init__(self, api: MemoryKubeClient, alive: Callable[[], bool]) -> None:
         super().__init__()
-        self.store, self.raw = api.store, api.raw
+        self.store, self.raw, self.exec_handler = api.store, api.raw, api.exec_handler
         self._alive = alive
 
     async def get_raw(self, path: str) -> tuple[int, str]:
@@ -83,6 +84,7 @@ class SimulatedCluster:
     ref: ClusterRef
     subnet: IPv4Network
     api: MemoryKubeClient
+    etcd: SimulatedEtcd
     next_offset: int = _ENDPOINT_OFFSET + 1
     initialized: bool = False
 
@@ -104,11 +106,10 @@ class MemoryWorld:
 
     def add_cluster(self, ref: ClusterRef) -> SimulatedCluster:
         """A network and an empty child for the cluster."""
-        cluster = SimulatedCluster(
-            ref=ref,
-            subnet=self._choose_subnet(ref.uid),
-            api=MemoryKubeClient(clock=self.now, uid_seed=ref.uid),
-        )
+        api = MemoryKubeClient(clock=self.now, uid_seed=ref.uid)
+        etcd = SimulatedEtcd(self._runs, lambda: api.store.revision)
+        api.exec_handler = etcd.exec
+        cluster = SimulatedCluster(ref=ref, subnet=self._choose_subnet(ref.uid), api=api, etcd=etcd)
         self.clusters[ref.uid] = cluster
         return cluster
 
@@ -137,11 +138,12 @@ class MemoryWorld:
         return [machine for machine in self.machines.values() if machine.ref.cluster.uid == cluster_uid]
 
     def child_lives(self, cluster_uid: str) -> bool:
-        """Whether the child was initialized and a control plane of it runs."""
+        """Whether the child was initialized and a quorum of its etcd's members runs."""
         cluster = self.clusters.get(cluster_uid)
         if cluster is None or not cluster.initialized or self.down:
             return False
-        return any(
-            machine.state is MachineState.RUNNING and machine.request.role == "control-plane"
-            for machine in self.machines_of(cluster_uid)
-        )
+        return cluster.etcd.has_quorum
+
+    def _runs(self, machine: SimulatedMachine) -> bool:
+        """Whether this very machine exists and runs; a later one of the same UID has an empty disk."""
+        return machine.state is MachineState.RUNNING and self.machines.get(machine.ref.uid) is machine

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER, NODE, SECRET
-from capn.errors import ApiStatusError, ConflictError, NotFoundError, TerminalError
-from capn.kube.client import KubeClient, WatchEvent
-from capn.kube.errors import WatchExpiredError
+from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER, NODE, POD, SECRET, SERVICE_ACCOUNT
+from capn.errors import ApiStatusError, ConflictError, NotFoundError, TerminalError, UnreachableError
+from capn.kube.client import ExecResult, KubeClient, WatchEvent
+from capn.kube.errors import CommandFailedError, WatchExpiredError
+from capn.kube.exec import ExecCall
 from capn.kube.http import HttpKubeClient
 from capn.kube.memory import MemoryKubeClient
 from tests.contract.kube_cases import (
@@ -369,6 +370,54 @@ async def test_get_raw(case: Case) -> None:
     assert status == 200
     assert '"gitVersion"' in body
     assert (await case.client.get_raw("/no-such-path"))[0] == 404
+
+
+async def test_a_command_needs_a_pod_that_runs(case: Case) -> None:
+    """What a container answers needs a kubelet: tests/integration/test_exec.py, tests/unit/kube/test_exec.py."""
+    call: Any = {"namespace": case.namespace, "container": "c", "command": ["true"]}
+    with pytest.raises(NotFoundError):
+        await case.client.exec("absent", **call)
+    with pytest.raises(NotFoundError):
+        await anext(case.client.exec_stream("absent", **call))
+    # As a kubelet makes one: no account, no scheduler.
+    spec = {"containers": [{"name": "c", "image": "none"}], "automountServiceAccountToken": False}
+    await eventually(lambda: _account_exists(case))
+    await case.client.create(POD, {"metadata": {"name": "p", "namespace": case.namespace}, "spec": spec})
+    with pytest.raises(ApiStatusError, match="does not have a host assigned") as caught:
+        await case.client.exec("p", **call)
+    assert caught.value.code == 400
+    with pytest.raises(ApiStatusError, match="container other is not valid for pod p") as caught:
+        await case.client.exec("p", **{**call, "container": "other"})
+    assert caught.value.code == 400
+
+
+async def _account_exists(case: Case) -> bool:
+    """A real API server refuses pods until the controller manager has made the namespace's account."""
+    return not case.is_real or await case.client.get(SERVICE_ACCOUNT, "default", case.namespace) is not None
+
+
+async def test_the_double_runs_what_a_test_registers() -> None:
+    memory = MemoryKubeClient()
+    pod = {"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [{"name": "c"}]}}
+    await memory.create(POD, pod)
+
+    async def handle(call: ExecCall) -> ExecResult:
+        await asyncio.sleep(float(call.command[0]))
+        return ExecResult(b"x" * 100_000, call.stdin or b"", int(call.command[1]))
+
+    memory.exec_handler = handle
+    call: Any = {"namespace": "ns", "container": "c"}
+    assert (await memory.exec("p", **call, command=["0", "3"], stdin=b"in")).exit_code == 3
+    with pytest.raises(ApiStatusError, match="longer than 10 bytes"):
+        await memory.exec("p", **call, command=["0", "0"], limit_bytes=10)
+    with pytest.raises(UnreachableError, match=r"did not end within 0\.01 s"):
+        await memory.exec("p", **call, command=["5", "0"], timeout_s=0.01)
+    pieces = [piece async for piece in memory.exec_stream("p", **call, command=["0", "0"])]
+    assert len(pieces) > 1
+    assert b"".join(pieces) == b"x" * 100_000
+    with pytest.raises(CommandFailedError):
+        [piece async for piece in memory.exec_stream("p", **call, command=["0", "1"])]
+    assert memory.as_manager("kubectl").exec_handler is handle
 
 
 async def test_concurrent_takers_of_one_revision(case: Case) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="a node needs root"),
 ]
 MIB = 1 << 20
-POD = {"pod": "box", "namespace": "default", "container": "box"}
+POD: Mapping[str, Any] = {"pod": "box", "namespace": "default", "container": "box"}
+BIG = "/www/big"
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +69,16 @@ async def test_input_reaches_the_command_and_ends(client: HttpKubeClient) -> Non
 
 
 async def test_a_large_binary_output_comes_whole(client: HttpKubeClient) -> None:
-    script = f"dd if=/dev/urandom of=/tmp/big bs=65536 count={5 * 16} 2>/dev/null; sha256sum /tmp/big"
+    script = f"dd if=/dev/urandom of={BIG} bs=65536 count={5 * 16} 2>/dev/null; sha256sum {BIG}"
     said = await client.exec(**POD, command=["sh", "-c", script])
     digest, size = sha256(), 0
-    async for piece in client.exec_stream(**POD, command=["cat", "/tmp/big"]):
+    async for piece in client.exec_stream(**POD, command=["cat", BIG]):
         digest.update(piece)
         size += len(piece)
     assert size == 5 * MIB
     assert digest.hexdigest() == said.stdout.split()[0].decode()
     with pytest.raises(ApiStatusError, match="longer than"):
-        await client.exec(**POD, command=["cat", "/tmp/big"])
+        await client.exec(**POD, command=["cat", BIG])
 
 
 async def test_a_stream_of_a_command_that_fails(client: HttpKubeClient) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from capn.api.resources import CONFIG_MAP, LEASE
+from capn.api.resources import CONFIG_MAP, LEASE, POD
 from capn.errors import UnreachableError
+from capn.kube.client import ExecResult
+from capn.kube.exec import ExecCall
 from capn.kube.memory import MemoryKubeClient
 from capn.runtime.guard import GuardedKubeClient, LeaseLostError
 from capn.runtime.lease import LeaderElector, LeaseTimes, Timekeeper, build_identity
@@ -281,3 +284,25 @@ async def test_the_guard_lets_reads_and_errors_through(api: MemoryKubeClient) ->
     with pytest.raises(UnreachableError):
         await down.create(CONFIG_MAP, MAP)
     await guarded.close()
+
+
+async def test_no_command_runs_past_the_deadline(api: MemoryKubeClient) -> None:
+    await api.create(POD, {"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [{"name": "c"}]}})
+    left = [1.0]
+
+    async def handle(_: ExecCall) -> ExecResult:
+        return ExecResult(b"x" * 100_000, b"", 0)
+
+    api.exec_handler = handle
+    guarded = GuardedKubeClient(api, lambda: left[0])
+    call: Any = {"namespace": "ns", "container": "c", "command": ["true"]}
+    assert (await guarded.exec("p", **call)).exit_code == 0
+    async with aclosing(guarded.exec_stream("p", **call)) as stream:
+        assert await anext(stream)
+        left[0] = 0.0
+        with pytest.raises(LeaseLostError):
+            await anext(stream)
+    with pytest.raises(LeaseLostError):
+        await guarded.exec("p", **call)
+    with pytest.raises(LeaseLostError):
+        await anext(guarded.exec_stream("p", **call))
