@@ -1,0 +1,217 @@
+"""Control planes over time: more, fewer, replaced, lost; etcd's membership goes with them and its quorum never does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from capn import names
+from capn.api.resources import NESTED_MACHINE, NODE
+from capn.providers.base import MachineState
+from capn.providers.memory_etcd import SimulatedEtcd
+from tests.harness.scenario import NAMESPACE_NAME, Scenario, running_scenario
+
+LIMIT_S = 60.0
+
+
+async def etcd_of(scenario: Scenario, name: str = "c1") -> SimulatedEtcd:
+    cluster = await scenario.cluster(name)
+    assert cluster is not None
+    return scenario.world.clusters[cluster["metadata"]["uid"]].etcd
+
+
+async def control_planes(scenario: Scenario) -> list[str]:
+    items = (await scenario.api.list(NESTED_MACHINE, namespace=NAMESPACE_NAME)).items
+    return sorted(item["metadata"]["name"] for item in items if item["spec"]["role"] == names.ROLE_CONTROL_PLANE)
+
+
+async def nodes(scenario: Scenario) -> list[str]:
+    cluster = await scenario.cluster()
+    assert cluster is not None
+    return sorted(
+        item["metadata"]["name"] for item in (await scenario.api_of(cluster["metadata"]["uid"]).list(NODE)).items
+    )
+
+
+async def scaled(scenario: Scenario, replicas: int) -> None:
+    await scenario.patch("c1", {"controlPlane": {"replicas": replicas}})
+    await has_settled(scenario, replicas)
+
+
+async def has_settled(scenario: Scenario, replicas: int) -> None:
+    async def is_there() -> bool:
+        ready = (await scenario.condition("c1", "Ready")).get("status") == "True"
+        return ready and len(await control_planes(scenario)) == replicas
+
+    await scenario.until(is_there, limit_s=LIMIT_S)
+    await scenario.settle()
+
+
+def voters(etcd: SimulatedEtcd) -> list[str]:
+    assert not [member.name for member in etcd.members if member.is_learner]
+    return sorted(member.name for member in etcd.members)
+
+
+@asynccontextmanager
+async def quorum_watched(scenario: Scenario) -> AsyncIterator[None]:
+    """Fails when at any moment fewer voters live than agree on anything (invariant S5)."""
+    etcd, seen = await etcd_of(scenario), 0
+
+    async def watch() -> None:
+        nonlocal seen
+        while True:
+            voting = [member for member in etcd.members if not member.is_learner]
+            living = [member for member in voting if etcd.runs(member.machine)]
+            assert len(living) > len(voting) // 2, f"{len(living)} of {len(voting)} live"
+            seen += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+        assert not task.done() or task.exception() is None, task.exception()
+        assert seen > 10
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_from_one_to_three_to_five_to_three_to_one(scenario: Scenario) -> None:
+    await scenario.create()
+    await scenario.ready()
+    etcd = await etcd_of(scenario)
+    async with quorum_watched(scenario):
+        for replicas in (3, 5, 3, 1):
+            await scaled(scenario, replicas)
+            expected = [f"c1-cp-{ordinal}" for ordinal in range(replicas)]
+            assert await control_planes(scenario) == expected
+            assert voters(etcd) == expected
+            assert await nodes(scenario) == expected
+    assert {vm.ref.name for vm in scenario.world.machines.values()} == {"c1-cp-0"}
+
+
+async def test_a_settled_cluster_of_three_is_not_written_to(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    before = scenario.api.store.revision
+    await scenario.restart()
+    await scenario.settle()
+    assert scenario.api.store.revision == before
+
+
+async def test_the_leader_hands_on_before_it_goes(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    mark = {"metadata": {"annotations": {names.ANNOTATION_DELETE_MACHINE: ""}}}
+    etcd = await etcd_of(scenario)
+    leader = etcd.leader
+    assert leader is not None
+    await scenario.user.merge_patch(NESTED_MACHINE, leader.name, NAMESPACE_NAME, mark)
+    async with quorum_watched(scenario):
+        await scaled(scenario, 1)
+    assert leader.name not in await control_planes(scenario)
+    assert voters(etcd) == await control_planes(scenario)
+
+
+async def test_a_change_of_size_replaces_one_after_the_other(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    before = {vm.ref.uid for vm in scenario.world.machines.values()}
+    async with quorum_watched(scenario):
+        await scenario.patch("c1", {"machine": {"memory": "4Gi"}})
+
+        async def is_done() -> bool:
+            vms = scenario.world.machines.values()
+            return len(vms) == 3 and all(vm.request.memory_mib == 4096 for vm in vms)
+
+        await scenario.until(is_done, limit_s=LIMIT_S)
+        await has_settled(scenario, 3)
+    assert not before & set(scenario.world.machines)
+    assert voters(await etcd_of(scenario)) == await control_planes(scenario) == await nodes(scenario)
+
+
+async def test_the_only_control_plane_is_changed_by_way_of_a_second(scenario: Scenario) -> None:
+    await scenario.create()
+    await scenario.ready()
+    async with quorum_watched(scenario):
+        await scenario.patch("c1", {"machine": {"memory": "4Gi"}})
+
+        async def is_done() -> bool:
+            return await control_planes(scenario) == ["c1-cp-1"]
+
+        await scenario.until(is_done, limit_s=LIMIT_S)
+        await has_settled(scenario, 1)
+    assert await nodes(scenario) == ["c1-cp-1"]
+
+
+async def test_a_lost_control_plane_is_replaced_while_there_is_quorum(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    ref = await scenario.machine_ref("c1-cp-0")
+    scenario.provider.remove(ref)
+
+    async def is_replaced() -> bool:
+        found = await scenario.machine("c1-cp-0")
+        return found is not None and found["metadata"]["uid"] != ref.uid
+
+    async with quorum_watched(scenario):
+        await scenario.until(is_replaced, limit_s=LIMIT_S)
+        await has_settled(scenario, 3)
+    # A second cluster was not begun: the members that lived are the same.
+    assert voters(await etcd_of(scenario)) == ["c1-cp-0", "c1-cp-1", "c1-cp-2"]
+
+
+async def test_without_quorum_nothing_is_removed_and_it_is_said(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    refs = [await scenario.machine_ref(f"c1-cp-{ordinal}") for ordinal in (0, 1)]
+    for ref in refs:
+        scenario.provider.remove(ref)
+
+    async def is_said() -> bool:
+        found = await scenario.condition("c1", "ControlPlaneReady")
+        return found.get("reason") == "MachineLost" and "c1-cp-0" in found.get("message", "")
+
+    await scenario.until(is_said, limit_s=LIMIT_S)
+    assert await control_planes(scenario) == ["c1-cp-0", "c1-cp-1", "c1-cp-2"]
+    assert len((await etcd_of(scenario)).members) == 3
+
+
+@pytest.mark.parametrize("replicas", [3, 1])
+async def test_a_controller_that_dies_in_the_middle_goes_on(replicas: int) -> None:
+    """Killed again and again, at whatever step it is."""
+    async with running_scenario() as scenario:
+        await scenario.create(controlPlane={"replicas": 4 - replicas})
+        await has_settled(scenario, 4 - replicas)
+        await scenario.patch("c1", {"controlPlane": {"replicas": replicas}})
+        async with quorum_watched(scenario):
+            for _again in range(8):
+                await asyncio.sleep(0.05)
+                await scenario.restart()
+            await has_settled(scenario, replicas)
+        assert voters(await etcd_of(scenario)) == await control_planes(scenario) == await nodes(scenario)
+
+
+async def test_a_stopped_member_does_not_let_another_go(scenario: Scenario) -> None:
+    """A person deletes a machine while another is down: its member stays until the others are a quorum without it."""
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    down: Any = scenario.world.machines[(await scenario.machine_ref("c1-cp-2")).uid]
+    etcd = await etcd_of(scenario)
+    runs, etcd.runs = etcd.runs, lambda machine: machine is not down and runs(machine)
+    await scenario.user.delete(NESTED_MACHINE, "c1-cp-1", NAMESPACE_NAME)
+
+    async def is_said() -> bool:
+        found = await scenario.condition("c1-cp-1", "Deleting", of="machine")
+        return found.get("reason") == "EtcdMemberNeeded" and "c1-cp-2" in found.get("message", "")
+
+    await scenario.until(is_said)
+    ref = await scenario.machine_ref("c1-cp-1")
+    assert scenario.world.machines[ref.uid].state is MachineState.RUNNING
+    etcd.runs = runs
+    await scenario.until(lambda: ref.uid not in scenario.world.machines, limit_s=LIMIT_S)
+    await has_settled(scenario, 3)
