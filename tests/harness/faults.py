@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from capn.api.resources import Resource
+from capn.api.resources import POD, Resource
 from capn.errors import ApiStatusError, ConflictError, UnreachableError
 from capn.kube.client import KubeClient, ObjectList, WatchEvent
 from capn.kube.compact import compact_reader
@@ -70,10 +70,17 @@ class FaultyKubeClient:
         return await self.inner.get(resource, name, namespace)
 
     async def list(
-        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
     ) -> ObjectList:
         self._check_read()
-        return await self.inner.list(resource, namespace=namespace, label_selector=label_selector)
+        return await self.inner.list(
+            resource, namespace=namespace, label_selector=label_selector, field_selector=field_selector
+        )
 
     async def list_compact(
         self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
@@ -115,6 +122,9 @@ class FaultyKubeClient:
         return await self._write(
             "delete", resource, name, lambda: self.inner.delete(resource, name, namespace, uid=uid)
         )
+
+    async def evict(self, pod: str, namespace: str, *, uid: str | None = None) -> bool:
+        return await self._write("evict", POD, pod, lambda: self.inner.evict(pod, namespace, uid=uid))
 
     async def request_token(self, account: str, namespace: str, *, lifetime_s: int) -> str:
         self._check_read()
