@@ -38,6 +38,10 @@ ANNOTATION_INFRASTRUCTURE = f"{GROUP}/infrastructure"
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 # On a claimed cluster, by the child that claimed it: how the cluster is.
 ANNOTATION_REPORTED = f"{GROUP}/reported"
+# On a machine, "true": its node is not drained when the machine is deleted.
+ANNOTATION_SKIP_DRAIN = f"{GROUP}/skip-drain"
+# On a cluster, by a scaler: how many machines an autoscaled pool shall have (`annotation_replicas`).
+ANNOTATION_REPLICAS = f"replicas.{GROUP}/"
 ANNOTATION_RENEW_AFTER = f"{GROUP}/renew-after"
 CHILD_ACCOUNT = "child"
 CHILD_ROLE = "capn-child"
@@ -85,6 +89,11 @@ def build_short_id(uid: str) -> str:
 def build_marked_name(name: str, uid: str, *, limit: int, mark: int = 6) -> str:
     """A name of at most `limit` characters with a mark of the UID, for where names of several owners meet."""
     return f"{name[: limit - mark - 1].rstrip('-')}-{build_short_id(uid)[:mark]}"
+
+
+def annotation_replicas(pool: str) -> str:
+    """Key of the annotation by which a scaler says how many machines an autoscaled pool shall have."""
+    return f"{ANNOTATION_REPLICAS}{pool}"
 
 
 def secret_ca(cluster: str) -> str:

@@ -94,18 +94,53 @@ class ControlPlane(Model):
     etcd: ExtraArgsOnly = Field(default_factory=ExtraArgsOnly, description="kubeadm: etcd.")
 
 
+class Autoscaling(Model):
+    """Bounds in which a scaler sets a pool's size, by the annotation replicas.capn.dev/<pool> of the NestedCluster."""
+
+    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.AUTOSCALING_RULES
+
+    min: int = Field(ge=0, le=1000, strict=True, description="Fewest machines.")
+    max: int = Field(ge=0, le=1000, strict=True, description="Most machines.")
+
+
 class WorkerPool(Model):
     """Worker machines of one kind."""
+
+    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.WORKER_POOL_RULES
 
     name: Annotated[str, Field(max_length=24), rules.LABEL_NAME, rules.POOL_NAME] = Field(
         description="Name of the pool; unique."
     )
-    replicas: int = Field(default=1, ge=0, le=1000, strict=True, description="Number of machines.")
+    replicas: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        strict=True,
+        description="Number of machines; where autoscaling is set, the number to begin with.",
+    )
+    autoscaling: Autoscaling | None = Field(
+        default=None,
+        description="Lets a scaler set the number of machines, by the annotation replicas.capn.dev/<pool>; none: only"
+        " replicas counts.",
+    )
     machine: Machine | None = Field(
         default=None, description="Size of these machines, instead of all of spec.machine; by default spec.machine."
     )
     labels: Labels = Field(default_factory=dict, description="Labels of the nodes.")
     taints: Taints = Field(default_factory=list, description="Taints of the nodes.")
+
+
+class Drain(Model):
+    """How a node is emptied before its machine goes, in a cluster that lives on."""
+
+    timeout_seconds: int = Field(
+        default=600,
+        ge=1,
+        le=86400,
+        strict=True,
+        description="How long pods may take to leave, PodDisruptionBudgets and all; then the machine is deleted all"
+        " the same. There is no value for ever: one budget that allows nothing would keep a machine for good.",
+    )
 
 
 class Claim(Model):
@@ -154,6 +189,7 @@ class NestedClusterSpec(Model):
         default_factory=list, description="Pools of worker machines."
     )
     machine: Machine = Field(default_factory=Machine, description="Default size of every machine.")
+    drain: Drain = Field(default_factory=Drain, description="How pods leave a node before its machine is deleted.")
     infrastructure: Infrastructure = Field(default_factory=Infrastructure, description="Where the machines run.")
     nesting: Nesting | None = Field(default=None, description="Clusters inside this cluster; none by default.")
     claim: Claim | None = Field(
@@ -196,6 +232,12 @@ class MachineCounts(Model):
     ready: int = Field(default=0, description="Machines whose node is Ready.")
 
 
+class PoolCounts(MachineCounts):
+    """How many machines of one worker pool there are."""
+
+    name: str = Field(max_length=24, description="Name of the pool.")
+
+
 class WorstNested(Model):
     """The nested cluster that most needs a look."""
 
@@ -230,6 +272,9 @@ class NestedClusterStatus(Model):
     machines: MachineCounts | None = Field(default=None, description="Counts over all machines.")
     control_plane: MachineCounts | None = Field(default=None, description="Counts of control-plane machines.")
     workers: MachineCounts | None = Field(default=None, description="Counts of worker machines.")
+    pools: Annotated[list[PoolCounts], Field(max_length=32), rules.Unique(("name",))] = Field(
+        default_factory=list, description="Counts of each worker pool, for scalers."
+    )
     nested: NestedSummary | None = Field(default=None, description="The clusters below, where spec.nesting allows any.")
     selector: str | None = Field(default=None, max_length=512, description="Label selector of the scaled machines.")
     failure_reason: str | None = Field(default=None, max_length=256, description="Why the cluster cannot get on.")

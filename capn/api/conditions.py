@@ -33,6 +33,7 @@ class ClusterCondition(StrEnum):
     WORKERS_READY = "WorkersReady"
     CNI_READY = "CNIReady"
     NESTING_READY = "NestingReady"
+    SCALING_ACCEPTED = "ScalingAccepted"
     DELETING = "Deleting"
 
 
@@ -104,11 +105,16 @@ class ConditionSet:
 def overlay(
     previous: Sequence[Condition], kind: str, why: tuple[str, str], *, now: str, generation: int
 ) -> list[Condition]:
-    """The previous conditions with `kind` True and Ready False, both for `why`: an object that is paused or going."""
+    """The previous conditions with `kind` True and Ready False, both for `why`: an object that is paused or going.
+
+    Each stays at its place in the list, as an API server leaves it: another order would be another status.
+    """
     conditions = ConditionSet(previous, now=now, generation=generation)
     conditions.set(kind, "True", *why)
     conditions.set("Ready", "False", *why)
-    return [*conditions.build(), *(kept for kept in previous if conditions.get(kept.type) is None)]
+    kinds = {condition.type for condition in previous}
+    kept = [conditions.get(condition.type) or condition for condition in previous]
+    return [*kept, *(condition for condition in conditions.build() if condition.type not in kinds)]
 
 
 def compute_transitions(before: Sequence[Condition], after: Sequence[Condition]) -> list[Condition]:

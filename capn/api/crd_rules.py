@@ -251,10 +251,28 @@ def _has_cpus(machine: Any) -> bool:  # noqa: ANN401
 
 def _serves_node_count(spec: Any) -> bool:  # noqa: ANN401
     capacity = checks.node_capacity(spec.network.pod_cidr)
-    nodes = spec.control_plane.replicas + sum(pool.replicas for pool in spec.workers)
+    nodes = spec.control_plane.replicas + sum(
+        pool.replicas if pool.autoscaling is None else pool.autoscaling.max for pool in spec.workers
+    )
     return capacity is None or nodes <= capacity
 
 
+AUTOSCALING_RULES = (
+    Rule(
+        "self.min <= self.max",
+        "min is above max: give the fewest machines as min, the most as max",
+        holds=lambda scaling: scaling.min <= scaling.max,
+        field=".min",
+    ),
+)
+WORKER_POOL_RULES = (
+    Rule(
+        "!has(self.autoscaling) || (self.replicas >= self.autoscaling.min && self.replicas <= self.autoscaling.max)",
+        "replicas (1 if it is not set) is what an autoscaled pool begins with: write a number from min to max",
+        holds=lambda pool: pool.autoscaling is None or pool.autoscaling.min <= pool.replicas <= pool.autoscaling.max,
+        field=".replicas",
+    ),
+)
 CLUSTER_SPEC_RULES = (
     Rule(
         "!has(oldSelf.nesting) || !oldSelf.nesting.enabled || (has(self.nesting) && self.nesting.enabled)",
@@ -319,7 +337,8 @@ CLUSTER_SPEC_RULES = (
     ),
     Rule(
         f"!isCIDR(self.network.podCIDR) || !(cidr(self.network.podCIDR).prefixLength() in {list(range(8, 25))})"
-        " || self.controlPlane.replicas + (has(self.workers) ? self.workers.map(pool, pool.replicas).sum() : 0)"
+        " || self.controlPlane.replicas + (has(self.workers) ?"
+        " self.workers.map(pool, has(pool.autoscaling) ? pool.autoscaling.max : pool.replicas).sum() : 0)"
         f" <= {[1 << (24 - size) for size in range(8, 25)]}[cidr(self.network.podCIDR).prefixLength() - 8]",
         "podCIDR is too small: each node takes a /24 of it, so choose a larger network or fewer machines",
         holds=_serves_node_count,

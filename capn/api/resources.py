@@ -43,6 +43,7 @@ EVENT = Resource("events.k8s.io", "v1", "events", "Event")
 LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 DAEMON_SET = Resource("apps", "v1", "daemonsets", "DaemonSet")
 DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
+POD_DISRUPTION_BUDGET = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 SERVICE_CIDR = Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", namespaced=False)
 VIRTUAL_MACHINE = Resource("kubevirt.io", "v1", "virtualmachines", "VirtualMachine")
 VIRTUAL_MACHINE_INSTANCE = Resource("kubevirt.io", "v1", "virtualmachineinstances", "VirtualMachineInstance")
@@ -60,6 +61,6 @@ BY_KIND = {
         NESTED_CLUSTER, NESTED_MACHINE, SECRET, CONFIG_MAP, NODE, NAMESPACE, POD, SERVICE, SERVICE_ACCOUNT, EVENT,
         LEASE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, SERVICE_CIDR, DAEMON_SET, DEPLOYMENT, CLUSTER_ROLE,
         CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING, RESOURCE_QUOTA, CRD, PERSISTENT_VOLUME_CLAIM,
-        DATA_VOLUME, STORAGE_CLASS,
+        DATA_VOLUME, STORAGE_CLASS, POD_DISRUPTION_BUDGET,
     )
 }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 from capn import names
 from capn.api.cluster import NestedCluster, WorkerPool
 from capn.build.owners import build_owner_reference
+from capn.build.pool_size import compute_pool_size
 
 
 def desired_machines(cluster: NestedCluster) -> list[dict[str, Any]]:
@@ -22,7 +23,7 @@ def desired_machines(cluster: NestedCluster) -> list[dict[str, Any]]:
     machines.extend(
         build_machine(cluster, role=names.ROLE_WORKER, ordinal=ordinal, pool=pool)
         for pool in cluster.spec.workers
-        for ordinal in range(pool.replicas)
+        for ordinal in range(compute_pool_size(cluster, pool))
     )
     return machines
 

@@ -166,6 +166,20 @@ def child_explain(
 
 
 @app.command()
+def scale(
+    cluster: ClusterPath,
+    pool: Annotated[str, typer.Argument(help="Worker pool with autoscaling.")],
+    replicas: Annotated[int, typer.Argument(min=0, max=1000, help="Machines that it shall have.")],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of names without one.")] = "default",
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Set the size of an autoscaled worker pool, without a change of the manifest: capn scale demo md 3."""
+    from capn.cli.scale import scale as set_scale
+
+    set_scale(kubeconfig, namespace=namespace, cluster=cluster, pool=pool, replicas=replicas)
+
+
+@app.command()
 def dashboard(
     kubeconfig: Kubeconfig = None,
     bind: Annotated[str, typer.Option(help="Address to listen on; whoever reaches it sees the tree.")] = "127.0.0.1",

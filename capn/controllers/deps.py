@@ -7,7 +7,7 @@ Must not: hold state of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -15,6 +15,7 @@ from capn.api.machine_template import Infrastructure
 from capn.controllers.child_pool import ChildPool
 from capn.controllers.console_watch import ConsoleWatch
 from capn.controllers.credentials import CredentialStore
+from capn.controllers.patience import Patience
 from capn.kube.client import KubeClient
 from capn.providers.base import Provider
 from capn.settings import GateSettings, NestingSettings
@@ -80,3 +81,4 @@ class Deps:
     bootstrap_timeout_s: float
     nesting: NestingSettings | None = None
     gate: GateSettings | None = None
+    patience: Patience = field(default_factory=Patience)

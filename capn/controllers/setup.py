@@ -112,6 +112,7 @@ class Controllers:
         self.machines.add_handler(enqueue_self(self.machine_controller.queue))
         self.machines.add_handler(enqueue_mapped(self.cluster_controller.queue, cluster_of))
         self.machines.add_handler(on_removal(self.consoles.forget))
+        self.machines.add_handler(on_removal(self.deps.patience.renew))
 
     def _machines_of(self, cluster: Object) -> Iterable[Key]:
         index = str(Key(*cluster.key))

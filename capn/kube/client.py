@@ -58,9 +58,14 @@ class KubeClient(Protocol):
         ...
 
     async def list(
-        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
     ) -> ObjectList:
-        """All objects of the kind, in one namespace or (None) in all."""
+        """All objects of the kind, in one namespace or (None) in all; a field selector such as `spec.nodeName=a`."""
         ...
 
     def watch(
@@ -100,6 +105,13 @@ class KubeClient(Protocol):
         self, resource: Resource, name: str, namespace: str | None = None, *, uid: str | None = None
     ) -> bool:
         """Delete (background propagation), with a UID precondition when given; False when there was nothing."""
+        ...
+
+    async def evict(self, pod: str, namespace: str, *, uid: str | None = None) -> bool:
+        """Ask that a pod go, with its own grace, by the Eviction API; False when there was nothing.
+
+        DisruptionBudgetError when a PodDisruptionBudget does not let it go now; ConflictError when it has another UID.
+        """
         ...
 
     async def request_token(self, account: str, namespace: str, *, lifetime_s: int) -> str:

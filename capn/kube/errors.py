@@ -43,8 +43,22 @@ class CommandFailedError(TransientError):
         self.stderr = stderr
 
 
+class DisruptionBudgetError(ApiStatusError):
+    """HTTP 429 to an eviction: a PodDisruptionBudget does not let the pod go now. `budget` says which and its numbers.
+
+    Not an OverloadedError: to ask again at once would not help.
+    """
+
+    default_reason = "DisruptionBudget"
+
+    def __init__(self, message: str, *, budget: str) -> None:
+        super().__init__(HTTPStatus.TOO_MANY_REQUESTS, message)
+        self.budget = budget
+
+
 class _Cause(msgspec.Struct):
     reason: str = ""
+    message: str = ""
 
 
 class _Details(msgspec.Struct):
@@ -75,6 +89,8 @@ def build_error(code: int, status: Status, *, what: str, retry_after_s: float | 
     """The exception for HTTP status `code`; `what` names the request, such as `apply secrets default/a`."""
     message = f"{what}: {_clean(status.message) or f'HTTP {code}'}"
     reason = _reason(status)
+    if code == HTTPStatus.TOO_MANY_REQUESTS and (budget := _find_cause(status, "DisruptionBudget")) is not None:
+        return DisruptionBudgetError(message, budget=_clean(budget.message) or message)
     if code == HTTPStatus.NOT_FOUND:
         return NotFoundError(message, reason=reason)
     if code == HTTPStatus.CONFLICT:
@@ -87,9 +103,8 @@ def build_error(code: int, status: Status, *, what: str, retry_after_s: float | 
 
 
 def _reason(status: Status) -> str | None:
-    causes = (status.details.causes if status.details else None) or []
     # A namespace on its way out answers Forbidden; only the cause tells it from missing RBAC.
-    if any(cause.reason == "NamespaceTerminating" for cause in causes):
+    if _find_cause(status, "NamespaceTerminating") is not None:
         return "NamespaceTerminating"
     return status.reason[:64] or None
 
@@ -98,6 +113,11 @@ def last_line(said: bytes) -> str:
     """The last line of a program's errors, cut and cleaned for people; empty when it said nothing."""
     lines = said[-_MAX_MESSAGE:].decode("utf-8", "replace").strip().splitlines()
     return _clean(lines[-1]) if lines else ""
+
+
+def _find_cause(status: Status, reason: str) -> _Cause | None:
+    causes = (status.details.causes if status.details else None) or []
+    return next((cause for cause in causes if cause.reason == reason), None)
 
 
 def _clean(text: str) -> str:

@@ -24,15 +24,16 @@ from capn.kube.client import EXEC_BYTES, ExecResult, ObjectList, WatchEvent
 from capn.kube.decode import CompactList, Meta, Object, ObjectEvent, parse_revision
 from capn.kube.exec import ExecCall, build_too_large, require_success
 from capn.kube.fields import Fields, build_fields, changed_fields, merge, read_field, remove_fields
+from capn.kube.memory_eviction import spend_budget
 from capn.kube.memory_store import Change, Manager, MemoryStore, Stored
 from capn.kube.paths import object_key
-from capn.kube.selectors import Matcher, build_matcher
+from capn.kube.selectors import Matcher, build_field_matcher, build_matcher
 
 BOOKMARK_S = 60.0
 _Selected = list[Stored]
 _WITH_STATUS = frozenset({
     "NestedCluster", "NestedMachine", "Node", "Namespace", "Pod", "Service", "Deployment", "DaemonSet",
-    "CustomResourceDefinition",
+    "CustomResourceDefinition", "PodDisruptionBudget",
 })  # fmt: skip
 # A kubelet registers its node with the status; for this kind the real server keeps that.
 _STATUS_AT_CREATE = frozenset({"Node"})
@@ -101,12 +102,18 @@ class MemoryKubeClient:
         return stored.to_dict() if stored else None
 
     async def list(
-        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
     ) -> ObjectList:
         """All objects by namespace and name."""
         await self._count("list", resource)
-        found = self._select(resource, namespace, label_selector)
-        return ObjectList([stored.to_dict() for stored in found], str(self.store.revision))
+        found = (stored.to_dict() for stored in self._select(resource, namespace, label_selector))
+        matches = build_field_matcher(field_selector)
+        return ObjectList([obj for obj in found if matches(obj)], str(self.store.revision))
 
     async def list_compact(
         self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
@@ -213,6 +220,18 @@ class MemoryKubeClient:
         if uid is not None:
             _check_preconditions(resource, name, {"uid": uid}, live)
         self.store.mark_deleted(resource, live)
+        return True
+
+    async def evict(self, pod: str, namespace: str, *, uid: str | None = None) -> bool:
+        """Delete the pod if its PodDisruptionBudget allows it, and spend the budget; False when there is nothing."""
+        await self._count("create", POD, "eviction")
+        live = self.store.find(POD, (namespace, pod))
+        if live is None:
+            return False
+        if uid is not None:
+            _check_preconditions(POD, pod, {"uid": uid}, live)
+        spend_budget(self.store, live)
+        self.store.mark_deleted(POD, live)
         return True
 
     async def request_token(self, account: str, namespace: str, *, lifetime_s: int) -> str:

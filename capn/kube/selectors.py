@@ -1,14 +1,17 @@
-"""Label selectors, for the in-process API double.
+"""Label and field selectors, for the in-process API double.
 
-Role: pure; `a=b`, `a==b`, `a!=b`, `a`, `!a`, `a in (b,c)`, `a notin (b,c)`, joined by commas. Must not: do I/O.
+Role: pure; of labels `a=b`, `a==b`, `a!=b`, `a`, `!a`, `a in (b,c)`, `a notin (b,c)`, joined by commas; of
+fields `path=value`. Must not: do I/O.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from capn.errors import ApiStatusError
+from capn.kube.fields import read_field
 
 Labels = Mapping[str, str]
 Matcher = Callable[[Labels], bool]
@@ -21,6 +24,14 @@ def build_matcher(selector: str | None) -> Matcher:
     """A predicate over labels. ApiStatusError 400 for what is no selector, as an API server answers."""
     parts = [_requirement(part.strip()) for part in _SPLIT.split(selector)] if selector else []
     return lambda labels: all(part(labels) for part in parts)
+
+
+def build_field_matcher(selector: str | None) -> Callable[[Mapping[str, Any]], bool]:
+    """A predicate over objects: `path=value` of text fields, joined by commas, such as `spec.nodeName=a`."""
+    wanted = [part.strip().partition("=") for part in selector.split(",")] if selector else []
+    if any(not path or not equals for path, equals, _ in wanted):
+        raise ApiStatusError(400, f"unable to parse the field selector {selector!r}", reason="BadRequest")
+    return lambda obj: all((read_field(obj, tuple(path.split("."))) or "") == value for path, _, value in wanted)
 
 
 def _requirement(text: str) -> Matcher:

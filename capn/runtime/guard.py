@@ -39,10 +39,17 @@ class GuardedKubeClient:
         return await self._inner.get(resource, name, namespace)
 
     async def list(
-        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
     ) -> ObjectList:
         """As the inner client."""
-        return await self._inner.list(resource, namespace=namespace, label_selector=label_selector)
+        return await self._inner.list(
+            resource, namespace=namespace, label_selector=label_selector, field_selector=field_selector
+        )
 
     async def list_compact(
         self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
@@ -80,6 +87,10 @@ class GuardedKubeClient:
     ) -> bool:
         """As the inner client; LeaseLostError past the deadline."""
         return await self._write(lambda: self._inner.delete(resource, name, namespace, uid=uid))
+
+    async def evict(self, pod: str, namespace: str, *, uid: str | None = None) -> bool:
+        """As the inner client; LeaseLostError past the deadline."""
+        return await self._write(lambda: self._inner.evict(pod, namespace, uid=uid))
 
     async def request_token(self, account: str, namespace: str, *, lifetime_s: int) -> str:
         """As the inner client, while the lease is held."""

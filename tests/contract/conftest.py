@@ -1,4 +1,4 @@
-"""What the contract tests of real hypervisors share."""
+"""What the contract tests of real hypervisors share, and the clients of `KubeClient`'s suite."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from capn.kube.http import HttpKubeClient
+from capn.kube.memory import MemoryKubeClient
+from tests.contract.kube_cases import Case
 from tests.contract.provider_guest import build_image
 from tests.harness.kubevirt_ground import Ground, kubevirt_ground
 
@@ -18,3 +21,16 @@ def ground(binaries: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactor
         ground.load(build_image(ground.directory / "image"))
         ground.kubectl("create", "namespace", "tenant")
         yield ground
+
+
+@pytest.fixture(params=["memory", pytest.param("http", marks=pytest.mark.integration)])
+def case(request: pytest.FixtureRequest) -> Case:
+    # Not async: the parent's own fixtures run a loop, which they cannot inside another.
+    if request.param == "memory":
+        memory = MemoryKubeClient(bookmark_s=0.05)
+        return Case(memory, "default", memory.as_manager("kubectl"), is_real=False)
+    request.getfixturevalue("crds")
+    client = request.getfixturevalue("client")
+    assert isinstance(client, HttpKubeClient)
+    other = HttpKubeClient(client._transport, field_manager="kubectl")
+    return Case(client, request.getfixturevalue("namespace"), other, is_real=True)

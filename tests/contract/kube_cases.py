@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,4 +53,9 @@ async def apply_cluster(case: Case, name: str, **fields: Any) -> Manifest:
     return await case.client.apply(NESTED_CLUSTER, nested_cluster(case, name, **fields))
 
 
-Factory = Callable[[], Case]
+async def eventually(check: Callable[[], Any]) -> Any:
+    """The first truthy answer of an async check within 20 s."""
+    async with asyncio.timeout(20):
+        while not (found := await check()):
+            await asyncio.sleep(0.05)
+    return found

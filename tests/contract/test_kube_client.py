@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -14,7 +13,6 @@ from capn.errors import ApiStatusError, ConflictError, NotFoundError, TerminalEr
 from capn.kube.client import ExecResult, KubeClient, WatchEvent
 from capn.kube.errors import CommandFailedError, WatchExpiredError
 from capn.kube.exec import ExecCall
-from capn.kube.http import HttpKubeClient
 from capn.kube.memory import MemoryKubeClient
 from tests.contract.kube_cases import (
     Case,
@@ -22,32 +20,12 @@ from tests.contract.kube_cases import (
     apply_cluster,
     apply_map,
     config_map,
+    eventually,
     revision,
     status_of,
 )
 
 NO_UID = "00000000-0000-4000-8000-000000000000"
-
-
-@pytest.fixture(params=["memory", pytest.param("http", marks=pytest.mark.integration)])
-def case(request: pytest.FixtureRequest) -> Case:
-    # Not async: the parent's own fixtures run a loop, which they cannot inside another.
-    if request.param == "memory":
-        memory = MemoryKubeClient(bookmark_s=0.05)
-        return Case(memory, "default", memory.as_manager("kubectl"), is_real=False)
-    request.getfixturevalue("crds")
-    client = request.getfixturevalue("client")
-    assert isinstance(client, HttpKubeClient)
-    other = HttpKubeClient(client._transport, field_manager="kubectl")
-    return Case(client, request.getfixturevalue("namespace"), other, is_real=True)
-
-
-async def eventually(check: Callable[[], Any]) -> Any:
-    """The first truthy answer of an async check within 20 s."""
-    async with asyncio.timeout(20):
-        while not (found := await check()):
-            await asyncio.sleep(0.05)
-    return found
 
 
 async def test_get_of_nothing_is_none(case: Case) -> None:

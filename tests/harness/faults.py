@@ -71,10 +71,17 @@ class FaultyKubeClient:
         return await self.inner.get(resource, name, namespace)
 
     async def list(
-        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
     ) -> ObjectList:
         self._check_read()
-        return await self.inner.list(resource, namespace=namespace, label_selector=label_selector)
+        return await self.inner.list(
+            resource, namespace=namespace, label_selector=label_selector, field_selector=field_selector
+        )
 
     async def list_compact(
         self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
@@ -116,6 +123,9 @@ class FaultyKubeClient:
         return await self._write(
             "delete", resource, name, lambda: self.inner.delete(resource, name, namespace, uid=uid)
         )
+
+    async def evict(self, pod: str, namespace: str, *, uid: str | None = None) -> bool:
+        return await self._write("evict", POD, pod, lambda: self.inner.evict(pod, namespace, uid=uid))
 
     async def request_token(self, account: str, namespace: str, *, lifetime_s: int) -> str:
         self._check_read()

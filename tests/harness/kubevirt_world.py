@@ -62,14 +62,21 @@ class KubeVirtWorld(MemoryKubeClient):
         return made
 
     async def list(
-        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
     ) -> ObjectList:
         if resource is VIRTUAL_MACHINE and self.refusals:
             self.refusals -= 1
             raise ApiStatusError(403, "virtualmachines.kubevirt.io is forbidden", reason="Forbidden")
         if resource is DATA_VOLUME and not self.imports:
             raise NotFoundError("list datavolumes: the server could not find the requested resource")
-        return await super().list(resource, namespace=namespace, label_selector=label_selector)
+        return await super().list(
+            resource, namespace=namespace, label_selector=label_selector, field_selector=field_selector
+        )
 
     async def merge_patch(
         self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]

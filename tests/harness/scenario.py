@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, cast
 
 from capn import names
@@ -76,6 +77,7 @@ class Scenario:
         self.settings = Settings(endpoints={kind: dict(by_name) for kind, by_name in named.items()}, gate=gate)
         self.events = Recorded()
         self.bootstrap_timeout_s = bootstrap_timeout_s
+        self.shift = timedelta()  # how far the controllers' clock is ahead
         self.provider: Any = self.build_provider()
         self._tasks: list[asyncio.Task[None]] = []
         self.controllers: Controllers | None = None
@@ -90,6 +92,7 @@ class Scenario:
             bootstrap_timeout_s=self.bootstrap_timeout_s,
             nesting=NestingSettings(server="https://198.18.0.1:6443"),
             gate=self.settings.gate,
+            now=lambda: utc_now() + self.shift,
         )
         runs = (parts.clusters.run(), parts.machines.run())
         self._tasks = [asyncio.create_task(run) for run in runs]

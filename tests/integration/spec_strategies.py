@@ -52,7 +52,13 @@ _INFRASTRUCTURE = st.fixed_dictionaries(
 )
 _POOL = st.fixed_dictionaries(
     {"name": _WORD.filter(lambda name: name != "cp")},
-    optional={"replicas": st.integers(0, 3), "machine": _MACHINE, "labels": _LABELS, "taints": _TAINTS},
+    optional={
+        "replicas": st.integers(0, 3),
+        "autoscaling": st.fixed_dictionaries({"min": st.just(0), "max": st.integers(3, 9)}),
+        "machine": _MACHINE,
+        "labels": _LABELS,
+        "taints": _TAINTS,
+    },
 )
 _CONTROL_PLANE = st.fixed_dictionaries(
     {},
@@ -84,6 +90,7 @@ GOOD_CLUSTER_SPECS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "controlPlane": _CONTROL_PLANE,
         "workers": st.lists(_POOL, max_size=3, unique_by=lambda pool: pool["name"]),
         "machine": _MACHINE,
+        "drain": st.fixed_dictionaries({}, optional={"timeoutSeconds": st.integers(1, 86400)}),
         "infrastructure": _INFRASTRUCTURE,
         "deletionPolicy": st.sampled_from(["Delete", "Orphan"]),
     },
@@ -121,8 +128,11 @@ FULL_CLUSTER_SPEC: dict[str, Any] = {
         "extraSANs": ["a"],
         "etcd": {"extraArgs": {"a": "b"}},
     },
-    "workers": [{"name": "a", "replicas": 1, "machine": _FULL_MACHINE, **_FULL_NODE}],
+    "workers": [
+        {"name": "a", "replicas": 1, "autoscaling": {"min": 1, "max": 2}, "machine": _FULL_MACHINE, **_FULL_NODE}
+    ],
     "machine": _FULL_MACHINE,
+    "drain": {"timeoutSeconds": 60},
     "infrastructure": {"kind": "libvirt", "endpoint": "a"},
     "deletionPolicy": "Delete",
 }

@@ -171,6 +171,36 @@ def test_the_control_plane_scales_by_odd_numbers(kubectl: Kubectl, demo: str) ->
     assert kubectl.json("-n", demo, "get", "nc", "demo")["spec"]["controlPlane"]["replicas"] == 3
 
 
+def test_the_scale_subresource_shows_and_sets_the_control_plane_alone(kubectl: Kubectl, demo: str) -> None:
+    """What kubectl scale, an autoscaler and `kubectl wait` see."""
+    pool = {"name": "md", "replicas": 4}
+    patch = json.dumps({"spec": {"workers": [pool]}})
+    kubectl("-n", demo, "patch", "nc", "demo", "--type=merge", "-p", patch)
+    selector = "capn.dev/cluster=demo,capn.dev/role=control-plane"
+    status = {
+        "selector": selector,
+        "controlPlane": {"desired": 3, "created": 2, "ready": 1},
+        "workers": {"desired": 4, "created": 4, "ready": 4},
+    }
+    patch = json.dumps({"status": status})
+    kubectl("-n", demo, "patch", "nc", "demo", "--subresource=status", "--type=merge", "-p", patch)
+    kubectl("-n", demo, "scale", "nc", "demo", "--current-replicas=1", "--replicas=3")
+    shown = kubectl.json("-n", demo, "get", "nc", "demo", "--subresource=scale")
+    assert shown["kind"] == "Scale"
+    assert shown["spec"] == {"replicas": 3}
+    assert shown["status"] == {"replicas": 2, "selector": selector}
+    spec = kubectl.json("-n", demo, "get", "nc", "demo")["spec"]
+    assert spec["controlPlane"]["replicas"] == 3
+    assert spec["workers"] == [pool]
+    for name, labels in (("demo-cp-0", {"capn.dev/role": "control-plane"}), ("demo-md-0", {"capn.dev/role": "worker"})):
+        made = machine({"role": labels["capn.dev/role"]} | ({"pool": "md"} if "md" in name else {}), name)
+        made["metadata"]["labels"] = labels | {"capn.dev/cluster": "demo"}
+        kubectl("-n", demo, "create", "-f", "-", stdin=json.dumps(made))
+    assert kubectl("-n", demo, "get", "nm", "-l", selector, "-o", "name").split() == [
+        "nestedmachine.capn.dev/demo-cp-0"
+    ]
+
+
 def test_get_and_explain_are_readable(kubectl: Kubectl, demo: str) -> None:
     header = kubectl("-n", demo, "get", "nc", "-o", "wide").splitlines()[0].split()
     assert header == ["NAME", "PHASE", "VERSION", "MACHINES", "READY", "ENDPOINT", "REASON", "AGE"]

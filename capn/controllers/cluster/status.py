@@ -14,6 +14,7 @@ from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition
 from capn.api.machine import NestedMachine
 from capn.controllers.cluster import claim
 from capn.controllers.cluster.nested import compute_nested
+from capn.controllers.cluster.pool_status import compute_pools, set_scaling
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Outcome, Progress, Wait, describe
 from capn.errors import TerminalError
@@ -52,6 +53,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
             conditions, ClusterCondition.CONTROL_PLANE_READY, control_planes, scope.control_planes(), progress
         )
         _set_machines(conditions, ClusterCondition.WORKERS_READY, workers, scope.workers(), progress)
+    set_scaling(conditions, scope)
     _set_summary(conditions, kinds, scope, progress)
     failure = _failure(scope, progress)
     return NestedClusterStatus(
@@ -67,6 +69,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         ),
         control_plane=control_planes,
         workers=workers,
+        pools=compute_pools(scope),
         nested=compute_nested(scope.cluster.path, scope.claims) if scope.cluster.spec.nests else None,
         selector=f"{names.LABEL_CLUSTER}={scope.ref.name},{names.LABEL_ROLE}={names.ROLE_CONTROL_PLANE}",
         failure_reason=failure[0] if failure else None,
@@ -111,7 +114,7 @@ def _desired_control_planes(scope: ClusterScope) -> int:
 
 def _desired_workers(scope: ClusterScope) -> int:
     spec = scope.cluster.spec
-    return sum(pool.replicas for pool in spec.workers) if spec.claim is None else len(scope.workers())
+    return sum(pool.desired for pool in compute_pools(scope)) if spec.claim is None else len(scope.workers())
 
 
 def _set_phased(conditions: ConditionSet, kind: ClusterCondition, scope: ClusterScope, progress: Progress) -> None:

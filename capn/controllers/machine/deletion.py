@@ -1,4 +1,4 @@
-"""Phase Deleting of a machine: the VM and all of its volumes, then its node, then the finalizer.
+"""Phase Deleting of a machine: its pods move on, then the VM goes with all of its volumes, its node, the finalizer.
 
 Needs neither the cluster, its Secrets nor the child to be alive; only the hypervisor has to answer, and until it does
 the condition says so.
@@ -6,7 +6,7 @@ the condition says so.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -14,7 +14,9 @@ from capn import names
 from capn.api.cluster import DeletionPolicy
 from capn.api.resources import NESTED_MACHINE, NODE
 from capn.controllers.finalizer import remove_finalizer
+from capn.controllers.machine.drain import drain_node, outlived_by_child
 from capn.controllers.machine.membership import leave_etcd
+from capn.controllers.machine.node import connect
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.phases import Wait
 from capn.errors import CapnError, InvalidSpecError
@@ -22,8 +24,6 @@ from capn.errors import CapnError, InvalidSpecError
 log = structlog.get_logger(__name__)
 
 POLL_S = 5.0
-# A child that stays silent so long is taken for dead; its node object is left to its administrator.
-NODE_PATIENCE = timedelta(minutes=1)
 
 
 async def reconcile_deletion(scope: MachineScope) -> Wait | None:
@@ -34,13 +34,17 @@ async def reconcile_deletion(scope: MachineScope) -> Wait | None:
     if scope.cluster is not None and scope.cluster.spec.paused:
         return Wait("Paused", "the cluster's spec.paused is true; set it to false to let the deletion go on")
     scope.deps.consoles.forget(meta.uid)
-    if (wait := await leave_etcd(scope)) is not None:
-        return wait
-    if not _orphaned(scope) and not await _delete_vm(scope):
-        return Wait("DeletingMachine", "waiting for the hypervisor to remove the VM", POLL_S)
-    await _delete_node(scope)
+    for step in STEPS:
+        if (wait := await step(scope)) is not None:
+            return wait
     await remove_finalizer(scope.deps.client, NESTED_MACHINE, meta)
     return None
+
+
+async def _remove_vm(scope: MachineScope) -> Wait | None:
+    if _orphaned(scope) or await _delete_vm(scope):
+        return None
+    return Wait("DeletingMachine", "waiting for the hypervisor to remove the VM", POLL_S)
 
 
 def _orphaned(scope: MachineScope) -> bool:
@@ -63,22 +67,24 @@ async def _delete_vm(scope: MachineScope) -> bool:
     return await provider.delete_machine(scope.ref)
 
 
-async def _delete_node(scope: MachineScope) -> None:
-    """In a cluster that lives on, take the node out of the child; in one that is going away there is no need."""
-    cluster = scope.cluster
-    if cluster is None or cluster.metadata.deleting or scope.machine.status.node_ref is None:
-        return
-    if scope.stands_alone:
-        return  # the VM that was just removed was the child's API
-    ref = scope.ref.cluster
+async def _remove_node(scope: MachineScope) -> Wait | None:
+    """In a child that lives on, take the node out of it; one that stays silent is left with it."""
+    if not outlived_by_child(scope):
+        return None
+    uid = scope.machine.metadata.uid
     try:
-        credentials = await scope.deps.credentials.load(ref.namespace, ref.name, ref.uid)
-        if credentials.kubeconfig is None:
-            return
-        child = await scope.deps.children.open(scope.provider, ref, credentials.kubeconfig)
-        await child.client.delete(NODE, scope.name)
+        await (await connect(scope)).client.delete(NODE, scope.name)
     except CapnError as error:
-        asked = scope.machine.metadata.deletion_timestamp
-        if asked and scope.deps.now() - datetime.fromisoformat(asked) < NODE_PATIENCE:
-            raise
+        if scope.deps.patience.lasts(uid, scope.deps.now()):
+            return Wait("DeletingNode", f"the child does not let the node be removed: {error}", POLL_S)
         log.warning("the child stays silent; its node object is left", node=scope.name, error=str(error))
+    return None
+
+
+# In this order: each is done, or says what it waits for. All are looked at again each time, so that any may be cut off.
+STEPS: tuple[Callable[[MachineScope], Awaitable[Wait | None]], ...] = (
+    drain_node,
+    leave_etcd,
+    _remove_vm,
+    _remove_node,
+)

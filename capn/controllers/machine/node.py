@@ -43,13 +43,18 @@ async def reconcile_node(scope: MachineScope) -> Wait | None:
 
 async def open_child(scope: MachineScope) -> Child:
     """The child with its nodes watched and listed once."""
+    child = await connect(scope)
+    await scope.deps.children.sync_nodes(scope.ref.cluster)
+    return child
+
+
+async def connect(scope: MachineScope) -> Child:
+    """The child's API, whether it answers or not."""
     ref = scope.ref.cluster
     credentials = await scope.deps.credentials.load(ref.namespace, ref.name, ref.uid)
     if credentials.kubeconfig is None:
         raise TransientError(f"Secret {names.secret_kubeconfig(ref.name)} is not there")
-    child = await scope.deps.children.open(scope.provider, ref, credentials.kubeconfig)
-    await scope.deps.children.sync_nodes(ref)
-    return child
+    return await scope.deps.children.open(scope.provider, ref, credentials.kubeconfig)
 
 
 async def _release_bootstrap(scope: MachineScope, child: Child) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capn.api.conditions import ConditionSet, MachineCondition, is_true, overlay
+from capn.api.conditions import ConditionSet, MachineCondition, find, is_true, overlay
 from capn.api.machine import Address, BootstrapStatus, NestedMachineStatus, NodeReference
 from capn.build.report import ReportState
 from capn.controllers.machine.scope import MachineScope
@@ -56,14 +56,25 @@ def compute_paused_status(scope: MachineScope, *, now: str) -> NestedMachineStat
 
 
 def compute_deleting_status(scope: MachineScope, outcome: Outcome, *, now: str) -> NestedMachineStatus:
-    """The previous status, with what deletion is waiting for."""
-    return _overlay(
-        scope, MachineCondition.DELETING, describe(outcome, done=("Deleting", "deletion has begun")), now=now
-    )
+    """The previous status, with what deletion is waiting for; a pause ends as if deletion were asked for then."""
+    why = describe(outcome, done=("Deleting", "deletion has begun"))
+    previous = scope.machine.status
+    begun = find(previous.conditions, MachineCondition.DELETING)
+    if begun is not None and begun.reason == "Paused" and why[0] != "Paused":
+        kept = [condition for condition in previous.conditions if condition is not begun]
+        previous = previous.model_copy(update={"conditions": kept})
+    return _overlay(scope, MachineCondition.DELETING, why, now=now, previous=previous)
 
 
-def _overlay(scope: MachineScope, kind: MachineCondition, why: tuple[str, str], *, now: str) -> NestedMachineStatus:
-    previous, generation = scope.machine.status, scope.machine.metadata.generation
+def _overlay(
+    scope: MachineScope,
+    kind: MachineCondition,
+    why: tuple[str, str],
+    *,
+    now: str,
+    previous: NestedMachineStatus | None = None,
+) -> NestedMachineStatus:
+    previous, generation = previous or scope.machine.status, scope.machine.metadata.generation
     conditions = overlay(previous.conditions, kind, why, now=now, generation=generation)
     return previous.model_copy(
         update={"observed_generation": generation, "phase": kind.value, "conditions": conditions}

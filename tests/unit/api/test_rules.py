@@ -71,6 +71,7 @@ def test_the_version_alone_is_enough() -> None:
         },
         "workers": [],
         "machine": {"cpus": 2, "memory": "2560Mi", "disk": "10Gi"},
+        "drain": {"timeoutSeconds": 600},
         "infrastructure": {"kind": "libvirt", "endpoint": "default"},
         "deletionPolicy": "Delete",
     }

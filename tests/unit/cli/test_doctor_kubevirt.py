@@ -17,11 +17,18 @@ class Forbidding(MemoryKubeClient):
     """Refuses the list of KubeVirt objects, as an API server does to capn's own account."""
 
     async def list(
-        self, resource: Resource, *, namespace: str | None = None, label_selector: str | None = None
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
     ) -> ObjectList:
         if resource == KUBEVIRT:
             raise ApiStatusError(403, "kubevirts.kubevirt.io is forbidden", reason="Forbidden")
-        return await super().list(resource, namespace=namespace, label_selector=label_selector)
+        return await super().list(
+            resource, namespace=namespace, label_selector=label_selector, field_selector=field_selector
+        )
 
 
 async def examine(

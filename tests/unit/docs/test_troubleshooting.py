@@ -19,7 +19,7 @@ def _constants(tree: ast.AST) -> Iterator[str]:
         if not isinstance(node, ast.Call):
             continue
         called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-        if called in {"Wait", "_wait", "Problem"}:
+        if called in {"Wait", "_wait", "Problem", "Refusal"}:
             yield from (value for value in map(_text, node.args[:2]) if re.fullmatch(r"[A-Z][A-Za-z]+", value))
         if called == "_rule":
             yield _text(node.args[1])

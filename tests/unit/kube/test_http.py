@@ -13,7 +13,7 @@ from aiohttp import web
 
 from capn.api.resources import CONFIG_MAP, NODE
 from capn.errors import ApiStatusError, ConflictError, NotFoundError, UnreachableError
-from capn.kube.errors import OverloadedError, WatchExpiredError
+from capn.kube.errors import DisruptionBudgetError, OverloadedError, WatchExpiredError
 from capn.kube.http import HttpKubeClient
 from capn.kube.transport import Limits
 from tests.unit.kube.api_server import Scripted, answers, drops, streams
@@ -276,3 +276,39 @@ async def test_leaving_a_watch_frees_its_connection() -> None:
         assert len(connector._acquired) == 1
         await stream.aclose()
         assert len(connector._acquired) == 0
+
+
+async def test_an_eviction_and_its_refusals() -> None:
+    blocked = {
+        "kind": "Status",
+        "reason": "TooManyRequests",
+        "message": "Cannot evict pod as it would violate the pod's disruption budget.",
+        "details": {"causes": [{"reason": "DisruptionBudget", "message": "The budget\nweb says no"}]},
+    }
+    server = Scripted(
+        answers(
+            ok,
+            lambda: status(404),
+            lambda: web.json_response(blocked, status=429, headers={"Retry-After": "10"}),
+            lambda: status(429, "busy", **{"Retry-After": "0"}),
+            ok,
+        )
+    )
+    async with server.client() as client:
+        assert await client.evict("a", "ns", uid="u1") is True
+        assert await client.evict("a", "ns") is False
+        with pytest.raises(DisruptionBudgetError) as caught:
+            await client.evict("a", "ns")
+        assert len(server.requests) == 3, "to ask a budget again at once would not help"
+        assert await client.evict("a", "ns") is True
+    assert caught.value.budget == "The budget web says no"
+    assert [(request.method, request.path) for request in server.requests[:1]] == [
+        ("POST", "/api/v1/namespaces/ns/pods/a/eviction")
+    ]
+    assert json.loads(server.bodies[0]) == {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": "a", "namespace": "ns"},
+        "deleteOptions": {"preconditions": {"uid": "u1"}},
+    }
+    assert "deleteOptions" not in json.loads(server.bodies[1])
