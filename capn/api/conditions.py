@@ -33,6 +33,7 @@ class ClusterCondition(StrEnum):
     WORKERS_READY = "WorkersReady"
     CNI_READY = "CNIReady"
     NESTING_READY = "NestingReady"
+    POWERED_OFF = "PoweredOff"
     DELETING = "Deleting"
 
 
@@ -45,6 +46,7 @@ class MachineCondition(StrEnum):
     INFRASTRUCTURE_READY = "InfrastructureReady"
     BOOTSTRAP_SUCCEEDED = "BootstrapSucceeded"
     NODE_HEALTHY = "NodeHealthy"
+    POWERED_OFF = "PoweredOff"
     DELETING = "Deleting"
 
 
@@ -101,11 +103,12 @@ class ConditionSet:
         return list(self._current.values())
 
 
-def overlay(
-    previous: Sequence[Condition], kind: str, why: tuple[str, str], *, now: str, generation: int
+def overlay(  # noqa: PLR0913 - what a condition is made of
+    previous: Sequence[Condition], kind: str, why: tuple[str, str], *, now: str, generation: int, paused: bool
 ) -> list[Condition]:
     """The previous conditions with `kind` True and Ready False, both for `why`: an object that is paused or going."""
     conditions = ConditionSet(previous, now=now, generation=generation)
+    conditions.set("Paused", "True" if paused else "False", "Paused" if paused else "NotPaused")
     conditions.set(kind, "True", *why)
     conditions.set("Ready", "False", *why)
     return [*conditions.build(), *(kept for kept in previous if conditions.get(kept.type) is None)]

@@ -97,6 +97,16 @@ def refuse_boolean(value: object) -> object:
     return value
 
 
+def refuse_unquoted_power(value: object) -> object:
+    """Return the value, or raise: YAML has made a boolean of On or Off."""
+    if isinstance(value, bool):
+        word = "On" if value else "Off"
+        raise PydanticCustomError(
+            "rule", "{text}", {"text": f'write "{word}" in quotes: YAML reads {word} as {str(value).lower()}'}
+        )
+    return value
+
+
 def _matches(pattern: str, message: str) -> Rule:
     # A rule and not JSON schema's `pattern`: the API server would print only the expression, never the fix.
     return Rule(f"self.matches(r'^({pattern})$')", message, holds=lambda text: checks.full_match(pattern, text))
@@ -267,6 +277,12 @@ CLUSTER_SPEC_RULES = (
         "a claim has no nesting of its own: the cluster that it is made for has it, in the child",
         holds=lambda spec: spec.claim is None or not spec.nests,
         field=".nesting",
+    ),
+    Rule(
+        "!has(self.claim) || !has(self.powerState) || self.powerState == 'On'",
+        "a claim is switched off from the cluster that it is made for, in the child",
+        holds=lambda spec: spec.claim is None or spec.power_state == "On",
+        field=".powerState",
     ),
     Rule(
         "has(self.claim) == has(oldSelf.claim) && (!has(self.claim) || self.claim == oldSelf.claim)",

@@ -63,6 +63,7 @@ class Scenario:
         endpoint: MemoryEndpoint | None = None,
         *,
         bootstrap_timeout_s: float = 1800.0,
+        shutdown_timeout_s: float = 180.0,
         api: MemoryKubeClient | None = None,
         world: MemoryWorld | None = None,
         endpoints: Mapping[str, Mapping[str, Endpoint]] | None = None,
@@ -76,6 +77,7 @@ class Scenario:
         self.settings = Settings(endpoints={kind: dict(by_name) for kind, by_name in named.items()}, gate=gate)
         self.events = Recorded()
         self.bootstrap_timeout_s = bootstrap_timeout_s
+        self.shutdown_timeout_s = shutdown_timeout_s
         self.provider: Any = self.build_provider()
         self._tasks: list[asyncio.Task[None]] = []
         self.controllers: Controllers | None = None
@@ -88,6 +90,7 @@ class Scenario:
             OneProvider(self.provider, self.settings),
             self.events,
             bootstrap_timeout_s=self.bootstrap_timeout_s,
+            shutdown_timeout_s=self.shutdown_timeout_s,
             nesting=NestingSettings(server="https://198.18.0.1:6443"),
             gate=self.settings.gate,
         )

@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 import structlog
 
 from capn import names
-from capn.api.cluster import DeletionPolicy
+from capn.api.cluster import DeletionPolicy, PowerState
+from capn.api.conditions import ClusterCondition, find
 from capn.api.resources import NESTED_MACHINE, NODE
 from capn.controllers.finalizer import remove_finalizer
 from capn.controllers.machine.scope import MachineScope
@@ -35,6 +36,8 @@ async def reconcile_deletion(scope: MachineScope) -> Wait | None:
     scope.deps.consoles.forget(meta.uid)
     if not _orphaned(scope) and not await _delete_vm(scope):
         return Wait("DeletingMachine", "waiting for the hypervisor to remove the VM", POLL_S)
+    if (wait := wait_for_child(scope)) is not None:
+        return wait
     await _delete_node(scope)
     await remove_finalizer(scope.deps.client, NESTED_MACHINE, meta)
     return None
@@ -60,13 +63,30 @@ async def _delete_vm(scope: MachineScope) -> bool:
     return await provider.delete_machine(scope.ref)
 
 
-async def _delete_node(scope: MachineScope) -> None:
-    """In a cluster that lives on, take the node out of the child; in one that is going away there is no need."""
+def wait_for_child(scope: MachineScope) -> Wait | None:
+    """A child that is switched off is not dead: its node is taken out when it is back, or goes with the cluster."""
+    cluster = scope.cluster
+    if cluster is None or not _has_node_to_delete(scope):
+        return None
+    message = "the VM is gone; its node is taken out of the child when the cluster is switched on again"
+    if cluster.spec.power_state is PowerState.OFF:
+        return Wait("PoweredOff", message)
+    starting = find(cluster.status.conditions, ClusterCondition.POWERED_OFF) is not None
+    return Wait("PoweringOn", message, POLL_S) if starting else None
+
+
+def _has_node_to_delete(scope: MachineScope) -> bool:
+    """In a cluster that is going away there is no need; nor when the VM that was just removed was the child's API."""
     cluster = scope.cluster
     if cluster is None or cluster.metadata.deleting or scope.machine.status.node_ref is None:
+        return False
+    return not scope.initializes
+
+
+async def _delete_node(scope: MachineScope) -> None:
+    """In a cluster that lives on, take the node out of the child."""
+    if not _has_node_to_delete(scope):
         return
-    if scope.initializes:
-        return  # the VM that was just removed was the child's API
     ref = scope.ref.cluster
     try:
         credentials = await scope.deps.credentials.load(ref.namespace, ref.name, ref.uid)

@@ -147,6 +147,13 @@ CLUSTERS = (
         "spec.network.podCIDR",
         "larger network",
     ),
+    Refused("unknown power state", {"powerState": "Asleep"}, "spec.powerState", "On"),
+    Refused(
+        "a claim that is off",
+        {"claim": {"path": "team/a"}, "powerState": "Off"},
+        "spec.powerState",
+        "the cluster that it is made for",
+    ),
     Refused("long name", {}, "metadata.name", "at most 40", name="a" * 41),
     Refused("name with a dot", {}, "metadata.name", "letters, digits and '-'", name="a.b"),
     Refused("long names together", {"workers": [{"name": "b" * 24}]}, "spec.workers", "shorten", name="a" * 35),
@@ -177,6 +184,7 @@ ACCEPTED: tuple[dict[str, Any], ...] = (
     {"workers": [{"name": "a", "taints": [{"key": "a", "effect": "NoExecute"}, {"key": "a", "effect": "NoSchedule"}]}]},
     {"machine": {"memory": "512Mi"}, "infrastructure": {"kind": "memory"}, "workers": [{"name": "a"}]},
     {"machine": {"cpus": 1, "memory": "1Gi"}, "controlPlane": {"machine": {}}, "workers": [{"name": "a"}]},
+    {"powerState": "Off"},
     {"machine": {"memory": "16Ti", "disk": "64Ti", "image": "v1.37.2"}},
     {"paused": None, "network": None, "workers": [{"name": "a", "replicas": 0, "machine": {"memory": "1Gi"}}]},
 )  # each beside version v1.37.2
