@@ -58,7 +58,10 @@ ESSENTIAL = {
     "test_a_vm_that_dies_is_announced",
     "test_observing_writes_nothing",
 }
-ESSENTIAL_OF_VOLUMES = {"test_bootstrap_data_is_released_once_and_for_all"}
+ESSENTIAL_OF_VOLUMES = {
+    "test_bootstrap_data_is_released_once_and_for_all",
+    "test_a_machine_that_is_switched_off_stays_off_and_comes_back_as_it_was",
+}
 _LIMIT_S = 240.0
 _POLL_S = 0.1
 
