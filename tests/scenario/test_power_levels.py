@@ -130,6 +130,25 @@ async def test_a_guest_that_does_not_hear_loses_its_power_at_every_depth() -> No
         assert deaf.ref.uid in root.world.machines
 
 
+async def test_what_is_off_keeps_its_place_in_the_budget() -> None:
+    """Else it could not come back: another cluster would have taken it in the night."""
+    async with running_levels(2) as levels:
+        root, _ = levels
+        leaf = await leaf_of(levels)
+        await root.patch("c1", {"nesting": {"enabled": True, "maxDepth": 16, "budget": {"cpus": 2}}})
+        await leaf.patch("c1", {"powerState": "Off"})
+        await until_phase(leaf, "Off")
+        await leaf.create("c2")
+
+        async def is_refused() -> bool:
+            found = await leaf.condition("c2-cp-0", "InfrastructureReady", of="machine")
+            return found.get("reason") == "BudgetExceeded"
+
+        await leaf.until(is_refused)
+        await leaf.patch("c1", {"powerState": "On"})
+        await leaf.ready()
+
+
 async def test_deleting_a_leaf_that_is_off_gives_everything_back() -> None:
     async with running_levels(3) as levels:
         leaf = await leaf_of(levels, **ONE_AND_ONE)

@@ -135,7 +135,7 @@ def stop(session: Session, handle: libvirt.virDomain, *, force: bool) -> bool:
         elif state == libvirt.VIR_DOMAIN_PAUSED and reason != libvirt.VIR_DOMAIN_PAUSED_IOERROR:
             handle.resume()
         if state != libvirt.VIR_DOMAIN_SHUTDOWN:
-            handle.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+            handle.shutdown()
     except libvirt.libvirtError as error:
         if is_missing(error):
             return True
