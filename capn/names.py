@@ -26,6 +26,10 @@ ANNOTATION_OWNER_UID = f"{GROUP}/owner-uid"
 ANNOTATION_DELETE_MACHINE = f"{GROUP}/delete-machine"
 # On a claimed machine, by the child that claimed it: its node has joined, the bootstrap data may go.
 ANNOTATION_RELEASED = f"{GROUP}/bootstrap-released"
+# On a machine, by whoever makes it (its cluster, or the child that claimed it): its VM shall be off.
+ANNOTATION_POWER_OFF = f"{GROUP}/power-off"
+# What it says: let the guest shut down, or cut its power.
+POWER_OFF_ASKED, POWER_OFF_FORCED = "true", "force"
 # Of bootstrap data that a child hands over: no other Secret is read for a claimed machine.
 SECRET_TYPE_CLAIM = f"{GROUP}/claimed-bootstrap-data"
 

@@ -218,6 +218,9 @@ class Settings(BaseSettings):
     bootstrap_timeout_s: float = Field(
         default=1800.0, gt=0, description="A machine that has not joined by then failed."
     )
+    shutdown_timeout_s: float = Field(
+        default=180.0, gt=0, description="A guest that has not shut down by then loses its power."
+    )
 
 
 def load_settings(path: Path | None) -> Settings:

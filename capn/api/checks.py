@@ -47,6 +47,12 @@ def quantity_mib(quantity: str) -> int:
     return int(quantity[:-2]) * _MIB[quantity[-2:]]
 
 
+def parse_version(version: str) -> tuple[int, int]:
+    """Minor and patch of a version in the form v1.MINOR.PATCH."""
+    _major, minor, patch = version.split(".")
+    return int(minor), int(patch)
+
+
 def full_match(pattern: str, text: str) -> bool:
     """True when all of `text` is the pattern."""
     return re.fullmatch(pattern, text) is not None

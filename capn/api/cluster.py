@@ -45,6 +45,13 @@ class DeletionPolicy(StrEnum):
     ORPHAN = "Orphan"
 
 
+class PowerState(StrEnum):
+    """Whether the machines run. YAML reads both words as booleans when they are not in quotes."""
+
+    ON = "On"
+    OFF = "Off"
+
+
 class Network(Model):
     """Addresses inside the child."""
 
@@ -183,6 +190,11 @@ class NestedClusterSpec(Model):
     paused: bool = Field(
         default=False, strict=True, description="True stops every write for this cluster until it is false again."
     )
+    power_state: Annotated[PowerState, BeforeValidator(rules.refuse_unquoted_power)] = Field(
+        default=PowerState.ON,
+        description='Whether the machines run. "Off" (in quotes, or YAML reads a boolean) shuts them down, workers'
+        ' first, and keeps disks, addresses and certificates; "On" brings them back.',
+    )
     network: Network = Field(default_factory=Network, description="Addresses inside the child.")
     control_plane: ControlPlane = Field(default_factory=ControlPlane, description="The control plane.")
     workers: Annotated[list[WorkerPool], Field(max_length=32), rules.Unique(("name",))] = Field(
@@ -264,7 +276,8 @@ class NestedClusterStatus(Model):
     phase: str | None = Field(
         default=None,
         max_length=64,
-        description="One word for people: Pending, Provisioning, Ready, Failed, Paused, Deleting.",
+        description="One word for people: Pending, Provisioning, Ready, Failed, Paused, Stopping, Off, Starting,"
+        " Deleting.",
     )
     endpoint: Endpoint | None = Field(default=None, description="Where the child's API server answers.")
     access: Access | None = Field(default=None, description="The way to it without a route to its network, if any.")

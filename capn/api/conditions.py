@@ -34,6 +34,7 @@ class ClusterCondition(StrEnum):
     CNI_READY = "CNIReady"
     NESTING_READY = "NestingReady"
     SCALING_ACCEPTED = "ScalingAccepted"
+    POWERED_OFF = "PoweredOff"
     DELETING = "Deleting"
 
 
@@ -46,6 +47,7 @@ class MachineCondition(StrEnum):
     INFRASTRUCTURE_READY = "InfrastructureReady"
     BOOTSTRAP_SUCCEEDED = "BootstrapSucceeded"
     NODE_HEALTHY = "NodeHealthy"
+    POWERED_OFF = "PoweredOff"
     DELETING = "Deleting"
 
 
@@ -102,14 +104,15 @@ class ConditionSet:
         return list(self._current.values())
 
 
-def overlay(
-    previous: Sequence[Condition], kind: str, why: tuple[str, str], *, now: str, generation: int
+def overlay(  # noqa: PLR0913 - what a condition is made of
+    previous: Sequence[Condition], kind: str, why: tuple[str, str], *, now: str, generation: int, paused: bool
 ) -> list[Condition]:
     """The previous conditions with `kind` True and Ready False, both for `why`: an object that is paused or going.
 
     Each stays at its place in the list, as an API server leaves it: another order would be another status.
     """
     conditions = ConditionSet(previous, now=now, generation=generation)
+    conditions.set("Paused", "True" if paused else "False", "Paused" if paused else "NotPaused")
     conditions.set(kind, "True", *why)
     conditions.set("Ready", "False", *why)
     kinds = {condition.type for condition in previous}

@@ -2,8 +2,8 @@
 
 Role: the only place that holds rules. A `Rule` on a field goes into `Annotated[...]`; rules over several fields are
 listed in a model's `RULES`. `capn.api.crd` writes the CEL half into the CRD. Messages state the fix. Must not: import
-the models (they import this), do I/O, or hold a rule in one half only, except transitions (only the API server knows
-the old object).
+the models (they import this), do I/O, or hold a rule in one half only. Of a transition (CEL with oldSelf) the Python
+half is `allows`, which who knows the old object asks (`capn.api.transitions`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ CEL_KEY = "x-kubernetes-validations"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. `holds` is None for a transition (CEL with oldSelf); `field` is a path below the value, '.a.b'."""
+    """One rule: of a value (`holds`) or, with oldSelf in its CEL, of old and new (`allows`).
+
+    `field` is a path below the value, '.a.b'.
+    """
 
     cel: str
     message: str
     holds: Callable[[Any], bool] | None = None
     field: str = ""
     forbidden: bool = False
+    allows: Callable[[Any, Any], bool] | None = None
 
     def check(self, value: Any) -> Any:  # noqa: ANN401 - pydantic hands over whatever the annotated type is
         """Return the value, or raise pydantic's error with the rule's message."""
@@ -97,13 +101,28 @@ def refuse_boolean(value: object) -> object:
     return value
 
 
+def refuse_unquoted_power(value: object) -> object:
+    """Return the value, or raise: YAML has made a boolean of On or Off."""
+    if isinstance(value, bool):
+        word = "On" if value else "Off"
+        raise PydanticCustomError(
+            "rule", "{text}", {"text": f'write "{word}" in quotes: YAML reads {word} as {str(value).lower()}'}
+        )
+    return value
+
+
 def _matches(pattern: str, message: str) -> Rule:
     # A rule and not JSON schema's `pattern`: the API server would print only the expression, never the fix.
     return Rule(f"self.matches(r'^({pattern})$')", message, holds=lambda text: checks.full_match(pattern, text))
 
 
 def _immutable(what: str) -> Rule:
-    return Rule("self == oldSelf", f"{what} cannot be changed: create a new cluster instead", forbidden=True)
+    message = f"{what} cannot be changed: create a new cluster instead"
+    return Rule("self == oldSelf", message, forbidden=True, allows=_is_same)
+
+
+def _is_same(old: object, new: object) -> bool:
+    return bool(old == new)
 
 
 _IS_NETWORK = "isCIDR(self) && cidr(self).ip().family() == 4"
@@ -126,8 +145,14 @@ VERSION_UPGRADES = (
         f"{_MINOR} > {_OLD_MINOR} || ({_MINOR} == {_OLD_MINOR} && {_PATCH} >= {_OLD_PATCH})",
         "Kubernetes cannot go back to an older version: name this one or a newer one",
         forbidden=True,
+        allows=lambda old, new: checks.parse_version(new) >= checks.parse_version(old),
     ),
-    Rule(f"{_MINOR} <= {_OLD_MINOR} + 1", "upgrade one minor version at a time", forbidden=True),
+    Rule(
+        f"{_MINOR} <= {_OLD_MINOR} + 1",
+        "upgrade one minor version at a time",
+        forbidden=True,
+        allows=lambda old, new: checks.parse_version(new)[0] <= checks.parse_version(old)[0] + 1,
+    ),
 )
 
 MEMORY_RANGE = Rule(
@@ -279,6 +304,7 @@ CLUSTER_SPEC_RULES = (
         "nesting cannot be switched off again: its clusters would lose their machines; delete the cluster instead",
         forbidden=True,
         field=".nesting",
+        allows=lambda old, new: new.nests or not old.nests,
     ),
     Rule(
         "!has(self.claim) || !has(self.nesting) || !self.nesting.enabled",
@@ -287,9 +313,16 @@ CLUSTER_SPEC_RULES = (
         field=".nesting",
     ),
     Rule(
+        "!has(self.claim) || !has(self.powerState) || self.powerState == 'On'",
+        "a claim is switched off from the cluster that it is made for, in the child",
+        holds=lambda spec: spec.claim is None or spec.power_state == "On",
+        field=".powerState",
+    ),
+    Rule(
         "has(self.claim) == has(oldSelf.claim) && (!has(self.claim) || self.claim == oldSelf.claim)",
         "a claim cannot be added, changed or taken away: create a new cluster instead",
         forbidden=True,
+        allows=lambda old, new: old.claim == new.claim,
     ),
     Rule(
         f"{_OWN} || self.machine.cpus >= {CONTROL_PLANE_CPUS}",
@@ -373,7 +406,12 @@ CLAIM_PATH = _matches(
     "name the cluster that asks as namespace/name, one pair a level",
 )
 MACHINE_SPEC_RULES = (
-    Rule("self == oldSelf", "a machine cannot be changed: delete it, and its cluster makes another", forbidden=True),
+    Rule(
+        "self == oldSelf",
+        "a machine cannot be changed: delete it, and its cluster makes another",
+        forbidden=True,
+        allows=_is_same,
+    ),
     Rule(
         "(self.role == 'worker') == has(self.pool)",
         "name the pool of a worker, and none of a control plane",

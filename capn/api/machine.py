@@ -73,7 +73,8 @@ class NestedMachineStatus(Model):
     phase: str | None = Field(
         default=None,
         max_length=64,
-        description="One word for people: Pending, Provisioning, Bootstrapping, Running, Failed, Deleting.",
+        description="One word for people: Pending, Provisioning, Bootstrapping, Running, Failed, Stopping, Off,"
+        " Deleting.",
     )
     provider_id: str | None = Field(
         default=None, max_length=512, alias="providerID", description="The machine's ID, as its node has it."

@@ -19,6 +19,8 @@ from capn.build.stamps import LABEL_CLUSTER_ID, LABEL_VM, Stamp, build_labels, b
 
 KUBEVIRT_API = "kubevirt.io/v1"
 ROOT, SEED = "root", "seed"
+# The run strategy of a VM that shall be off; its disk and all else stay.
+HALTED = "Halted"
 # Where a containerDisk of ours (`capn.image.containerdisk`) has them.
 KERNEL_PATH, INITRD_PATH = "/boot/vmlinuz", "/boot/initrd.img"
 # What the nodes of one child say to each other on their own addresses: API server, etcd, kubelet, flannel's VXLAN.

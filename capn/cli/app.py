@@ -180,6 +180,20 @@ def scale(
 
 
 @app.command()
+def plan(
+    file: Annotated[Path, typer.Option("--filename", "-f", help="Manifests; - reads standard input.")],
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not look at the parent: all is new.")] = False,
+    output: Format = Output.TABLE,
+) -> None:
+    """Show what an apply of NestedClusters would do; exit code 0: nothing, 5: something, 1: it is refused."""
+    from capn.cli.plan import show_plan
+
+    raise typer.Exit(show_plan(file, kubeconfig, namespace=namespace, offline=offline, output=output.value))
+
+
+@app.command()
 def dashboard(
     kubeconfig: Kubeconfig = None,
     bind: Annotated[str, typer.Option(help="Address to listen on; whoever reaches it sees the tree.")] = "127.0.0.1",

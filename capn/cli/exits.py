@@ -8,9 +8,9 @@ from __future__ import annotations
 from capn.dev.waiting import WaitTimeoutError
 from capn.errors import ApiStatusError, CapnError, NotFoundError
 
-OK, FAILED, USAGE, NOT_FOUND, TIMEOUT = 0, 1, 2, 3, 4
+OK, FAILED, USAGE, NOT_FOUND, TIMEOUT, CHANGES = 0, 1, 2, 3, 4, 5
 INTERRUPTED = 130
-HELP = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 took too long."
+HELP = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 took too long, 5 there are changes (plan)."
 _HTTP_NOT_FOUND = 404
 
 

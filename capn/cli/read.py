@@ -27,7 +27,8 @@ def write_data(data: Any, output: str, lines: Callable[[], Iterable[str]]) -> No
     if output == "json":
         sys.stdout.write(json.dumps(data, indent=2) + "\n")
     elif output == "yaml":
-        sys.stdout.write(yaml.safe_dump(data, sort_keys=False))
+        plain = json.loads(json.dumps(data))  # YAML's safe dumper knows no enumerations and no tuples
+        sys.stdout.write(yaml.safe_dump(plain, sort_keys=False))
     else:
         sys.stdout.writelines(f"{line}\n" for line in lines())
 

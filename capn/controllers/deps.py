@@ -79,6 +79,7 @@ class Deps:
     recorder: Recorder
     now: Callable[[], datetime]
     bootstrap_timeout_s: float
+    shutdown_timeout_s: float
     nesting: NestingSettings | None = None
     gate: GateSettings | None = None
     patience: Patience = field(default_factory=Patience)

@@ -60,6 +60,7 @@ class Controllers:
         metrics: Metrics | None = None,
         workers: int = 8,
         bootstrap_timeout_s: float = 1800.0,
+        shutdown_timeout_s: float = 180.0,
         namespace: str | None = None,
         nesting: NestingSettings | None = None,
         gate: GateSettings | None = None,
@@ -86,6 +87,7 @@ class Controllers:
             recorder=recorder,
             now=now,
             bootstrap_timeout_s=bootstrap_timeout_s,
+            shutdown_timeout_s=shutdown_timeout_s,
             nesting=nesting,
             gate=gate,
         )
@@ -173,6 +175,7 @@ def build_manager(client: KubeClient, settings: Settings, providers: Providers) 
         metrics=metrics,
         workers=settings.workers,
         bootstrap_timeout_s=settings.bootstrap_timeout_s,
+        shutdown_timeout_s=settings.shutdown_timeout_s,
         nesting=settings.nesting,
         gate=settings.gate,
         namespace=settings.namespace,

@@ -19,6 +19,9 @@ from capn.kube.client import KubeClient
 # Conditions that only sum up others: an event for each would say everything twice.
 QUIET = frozenset({"Reconciling", "Stalled", "Paused", "WorkersReady", "ControlPlaneReady"})
 
+# What the user has asked for is no warning.
+WISHES = frozenset({"PoweredOff", "PoweringOff", "PoweringOn", "ShuttingDown"})
+
 
 class StatusModel(Protocol):
     """What both status models have."""
@@ -44,7 +47,7 @@ async def write_status(  # noqa: PLR0913 - all of it is the one write
     after: StatusModel,
 ) -> bool:
     """Apply the status when it differs; True when it was written. An object that is gone by now is fine."""
-    if after.to_json() == before.to_json():
+    if _read(after) == _read(before):
         return False
     obj = {
         "apiVersion": resource.api_version,
@@ -67,5 +70,14 @@ def select_transitions(before: Sequence[Condition], after: Sequence[Condition]) 
     return [
         condition
         for condition in compute_transitions(before, after)
-        if condition.type not in QUIET and (condition.status == "True" or not condition.reason.startswith("Waiting"))
+        if condition.type not in QUIET and (condition.status == "True" or not _is_expected(condition.reason))
     ]
+
+
+def _read(status: StatusModel) -> dict[str, Any]:
+    """The status for a comparison: the API server keeps conditions in the order in which it first saw them."""
+    return status.to_json() | {"conditions": {condition.type: condition for condition in status.conditions}}
+
+
+def _is_expected(reason: str) -> bool:
+    return reason.startswith("Waiting") or reason in WISHES

@@ -73,7 +73,8 @@ EMPTY_DIRECTORIES = ("etc/cni/net.d", "etc/kubernetes/manifests", "var/lib/kubel
 
 ENABLED_UNITS = ("containerd.service", "kubelet.service", "systemd-networkd.service", "systemd-resolved.service")
 # Units that a node does not need. The two of cloud-init: all its work is done by -local and -final (see cloud.cfg).
-# The consoles: no login prompt between the bootstrap's reports, and nobody could log in anyway.
+# The consoles: no login prompt between the bootstrap's reports, and nobody could log in anyway. Not systemd-logind: it
+# is what hears the power button (spec.powerState).
 MASKED_UNITS = (
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
@@ -88,7 +89,6 @@ MASKED_UNITS = (
     "getty@tty1.service",
     "serial-getty@ttyS0.service",
     "systemd-binfmt.service",
-    "systemd-logind.service",
     "systemd-networkd-persistent-storage.service",
     "systemd-pstore.service",
     "systemd-update-utmp-runlevel.service",

@@ -114,6 +114,10 @@ class KubeClient(Protocol):
         """
         ...
 
+    async def dry_run(self, resource: Resource, obj: Mapping[str, Any], *, manager: str) -> dict[str, Any]:
+        """What a forced server-side apply by that field manager would make of the object; nothing is written."""
+        ...
+
     async def request_token(self, account: str, namespace: str, *, lifetime_s: int) -> str:
         """A token of a ServiceAccount that lives about `lifetime_s` (the server may shorten it; at least 10 min)."""
         ...

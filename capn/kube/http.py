@@ -178,6 +178,16 @@ class HttpKubeClient:
             raise _other_uid(what)
         return answer
 
+    async def dry_run(self, resource: Resource, obj: Mapping[str, Any], *, manager: str) -> dict[str, Any]:
+        """Server-side apply with dryRun=All."""
+        namespace, name = object_key(resource, obj)
+        path = build_path(resource, namespace=namespace, name=name)
+        path += build_query({**self._write, "fieldManager": manager, "force": "true", "dryRun": "All"})
+        what = f"dry run of {resource.plural} {name}"
+        return await self._object(
+            self._request("PATCH", path, what=what, body=_typed(resource, obj), content_type=APPLY)
+        )
+
     async def merge_patch(
         self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]
     ) -> dict[str, Any] | None:

@@ -190,6 +190,16 @@ class MemoryKubeClient:
         _check_finalizers(resource, name, live.object, merged)
         return self.store.update(resource, merged, managers, live).to_dict()
 
+    async def dry_run(self, resource: Resource, obj: Mapping[str, Any], *, manager: str) -> dict[str, Any]:
+        """As `apply` by that manager, on a copy."""
+        await self._count("get", resource)
+        namespace, name = object_key(resource, obj)
+        live = self.store.find(resource, _key(resource, namespace, name))
+        intent = _intent(resource, obj, None)
+        if live is None:
+            return intent
+        return _apply(live, intent, (manager, "Apply", ""), force=True)[0]
+
     async def merge_patch(
         self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]
     ) -> dict[str, Any] | None:

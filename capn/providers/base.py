@@ -177,6 +177,14 @@ class Provider(Protocol):
         """Detach and delete the seed image. Called once the node has joined."""
         ...
 
+    async def stop_machine(self, ref: MachineRef, *, force: bool) -> bool:
+        """Ask the guest to shut down, or (`force`) cut its power; True when the VM is off, or there is none.
+
+        The disk, the address and all else stay, and `ensure_machine` starts it again. Until it does nothing brings the
+        VM back. `changes` tells when it is off. TerminalError (DiskNotPersistent) when the disk would not survive it.
+        """
+        ...
+
     async def delete_machine(self, ref: MachineRef) -> bool:
         """Stop and remove VM, volumes, seed and address entry; True when nothing is left."""
         ...

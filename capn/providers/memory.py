@@ -135,6 +135,16 @@ class MemoryProvider:
         if machine is not None:
             machine.seed = None
 
+    async def stop_machine(self, ref: MachineRef, *, force: bool) -> bool:
+        """Shut the guest down, unless it is deaf and not forced; that it is off is announced, as by a real one."""
+        await self._call()
+        machine = self.world.machines.get(ref.uid)
+        if machine is None or machine.state in (MachineState.STOPPED, MachineState.CRASHED):
+            return True
+        if force or ref.name not in self.world.deaf:
+            self.crash(ref, MachineState.STOPPED)
+        return force
+
     async def delete_machine(self, ref: MachineRef) -> bool:
         """Remove the VM; gone already is fine."""
         await self._call()
@@ -197,6 +207,11 @@ class MemoryProvider:
         machine.report = None
         machine.wake()
         self._break_watches(ref.cluster)
+        self._announce(ref)
+
+    def start_by_hand(self, ref: MachineRef) -> None:
+        """Start the VM behind capn's back."""
+        self.world.machines[ref.uid].state = MachineState.RUNNING
         self._announce(ref)
 
     def remove(self, ref: MachineRef) -> None:

@@ -102,6 +102,8 @@ class MemoryWorld:
         self.clusters: dict[str, SimulatedCluster] = {}
         self.machines: dict[str, SimulatedMachine] = {}
         self.failures: dict[str, tuple[str, str]] = {}
+        # Names of machines whose guest does not shut down when it is asked to.
+        self.deaf: set[str] = set()
         self.down = False
 
     def add_cluster(self, ref: ClusterRef) -> SimulatedCluster:

@@ -76,6 +76,10 @@ class GuardedKubeClient:
         """As the inner client; LeaseLostError past the deadline."""
         return await self._write(lambda: self._inner.apply(resource, obj, subresource=subresource, force=force))
 
+    async def dry_run(self, resource: Resource, obj: Mapping[str, Any], *, manager: str) -> dict[str, Any]:
+        """As the inner client; nothing is written."""
+        return await self._inner.dry_run(resource, obj, manager=manager)
+
     async def merge_patch(
         self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]
     ) -> dict[str, Any] | None:

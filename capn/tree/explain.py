@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from capn.api.cluster import PowerState
 from capn.api.conditions import ClusterCondition, MachineCondition, find_condition
 from capn.build.stamps import read_stamp
 
@@ -85,6 +86,9 @@ def _chain(seen: Seen, fixes: Mapping[str, str]) -> Iterator[Link]:
     cluster, name = seen.cluster, _name(seen.cluster)
     if _read(cluster, ClusterCondition.PAUSED)[0] == "True":
         yield Link("cluster", name, Verdict.WAITING, "Paused", "spec.paused is true", fix=fixes.get("Paused", ""))
+    if (cluster.get("spec") or {}).get("powerState") == PowerState.OFF:
+        yield _by_condition("cluster", cluster, ClusterCondition.READY, fixes)
+        return
     if seen.claimed_cluster is not None and _read(cluster, ClusterCondition.INFRASTRUCTURE_READY)[0] != "True":
         claimed = seen.claimed_cluster
         yield _by_condition("claim", claimed, ClusterCondition.INFRASTRUCTURE_READY, fixes, follows=False)

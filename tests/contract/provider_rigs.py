@@ -141,6 +141,8 @@ class Rig(Protocol):
     plans: bool
     # Whether a VM that ended is brought back without being asked, while its disk or its bootstrap data is there.
     restarts: bool
+    # Whether the guests here shut down when they are asked to.
+    hears: bool
 
     @property
     def provider(self) -> Provider:
@@ -179,6 +181,7 @@ class MemoryRig:
     knows_memory = True
     plans = True
     restarts = False
+    hears = True
     provider: MemoryProvider = field(
         default_factory=lambda: MemoryProvider(MemoryEndpoint(versions=(VERSION,), memory_mib=16 * 1024))
     )
@@ -212,6 +215,7 @@ class ParentRig:
     knows_memory = False
     plans = False
     restarts = True
+    hears = True
 
     def __init__(self, parent: Scenario, claims: str) -> None:
         self.parent, self.claims = parent, claims
@@ -293,6 +297,7 @@ class SimulatedKubeVirtRig:
     knows_memory = False
     plans = True
     restarts = False
+    hears = True
 
     def __init__(
         self, world: KubeVirtWorld, endpoint: KubeVirtEndpoint | None = None, *, disk_survives: bool = False
@@ -339,6 +344,7 @@ class KubeVirtRig:
     knows_memory = False
     plans = True
     restarts = False
+    hears = True  # KubeVirt itself cuts the power of one that does not
 
     def __init__(
         self, ground: Ground, account: HttpKubeClient, admin: HttpKubeClient, driver: CloningDriver | None = None
@@ -429,6 +435,7 @@ class LibvirtRig:
     knows_memory = True
     plans = True
     restarts = False
+    hears = False
 
     def __init__(self, hypervisor: Hypervisor, images: OneImage, endpoint: LibvirtEndpoint | None = None) -> None:
         self.hypervisor = hypervisor

@@ -167,6 +167,20 @@ async def test_status_with_a_uid_that_is_gone(case: Case) -> None:
         await case.client.apply(NESTED_CLUSTER, stale, subresource="status")
 
 
+async def test_a_dry_run_tells_what_an_apply_would_make_and_writes_nothing(case: Case) -> None:
+    data = {"a": "1", "b": "2"}
+    new = await case.client.dry_run(CONFIG_MAP, config_map(case, "dry", data=data), manager="kubectl")
+    assert new["data"] == data
+    assert await case.client.get(CONFIG_MAP, "dry", case.namespace) is None
+
+    made = await case.other.apply(CONFIG_MAP, config_map(case, "dry", data=data))
+    changed = config_map(case, "dry", data={"a": "3"})
+    # By the manager that owns them, what is no longer said goes; by another one it stays.
+    assert (await case.client.dry_run(CONFIG_MAP, changed, manager="kubectl"))["data"] == {"a": "3"}
+    assert (await case.client.dry_run(CONFIG_MAP, changed, manager="plan"))["data"] == {"a": "3", "b": "2"}
+    assert revision(await case.client.get(CONFIG_MAP, "dry", case.namespace) or {}) == revision(made)
+
+
 async def test_merge_patch(case: Case) -> None:
     assert await case.client.merge_patch(CONFIG_MAP, "absent", case.namespace, {"data": {"k": "1"}}) is None
     made = await apply_map(case, "a", data={"k": "1", "drop": "1"})

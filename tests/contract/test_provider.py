@@ -58,7 +58,10 @@ ESSENTIAL = {
     "test_a_vm_that_dies_is_announced",
     "test_observing_writes_nothing",
 }
-ESSENTIAL_OF_VOLUMES = {"test_bootstrap_data_is_released_once_and_for_all"}
+ESSENTIAL_OF_VOLUMES = {
+    "test_bootstrap_data_is_released_once_and_for_all",
+    "test_a_machine_that_is_switched_off_stays_off_and_comes_back_as_it_was",
+}
 _LIMIT_S = 240.0
 _POLL_S = 0.1
 
@@ -354,6 +357,90 @@ async def test_bootstrap_data_is_released_once_and_for_all(rig: Rig) -> None:
     with pytest.raises(TerminalError, match="delete this NestedMachine") as caught:
         await rig.provider.ensure_machine(past_bootstrap)
     assert caught.value.reason == "MachineVanished"
+
+
+async def switched_off(rig: Rig, ref: MachineRef) -> None:
+    """Ask until the VM is off, as the controller does; a guest that does not hear loses its power."""
+    async with asyncio.timeout(_LIMIT_S):
+        while not await rig.provider.stop_machine(ref, force=not rig.hears):
+            await asyncio.sleep(_POLL_S)
+
+
+async def past_bootstrap_for_good(rig: Rig, request: MachineRequest) -> ObservedMachine:
+    """The machine once it runs without its bootstrap data, as it does when it may be switched off."""
+    await running(rig.provider, request)
+    await rig.provider.release_bootstrap_data(request.ref)
+    return await without_seed(rig.provider, request.ref)
+
+
+async def test_a_machine_that_is_switched_off_stays_off_and_comes_back_as_it_was(rig: Rig) -> None:
+    await network(rig.provider, cluster_request(cluster_ref()))
+    request, other = control_plane(cluster_ref()), worker(cluster_ref())
+    made = await past_bootstrap_for_good(rig, request)
+    beside = await running(rig.provider, other)
+    if not rig.disk_survives:
+        with pytest.raises(TerminalError, match="root_disk") as caught:
+            await rig.provider.stop_machine(request.ref, force=False)
+        assert caught.value.reason == "DiskNotPersistent"
+        assert await rig.provider.observe_machine(request.ref) == made
+        return
+    await switched_off(rig, request.ref)
+    off = await rig.provider.observe_machine(request.ref)
+    assert off is not None
+    assert off.state is MachineState.STOPPED
+    assert off.problem is None
+    assert (off.provider_id, off.addresses) == (made.provider_id, made.addresses)
+    before = await rig.inventory()
+    successor = await rig.reopen()
+    for force in (False, True):
+        assert await rig.provider.stop_machine(request.ref, force=force)
+        assert await successor.stop_machine(request.ref, force=force)
+    assert await rig.inventory() == before
+    assert await rig.provider.observe_machine(other.ref) == beside
+    again = dataclasses.replace(request, bootstrap_data=None)
+    assert await running(rig.provider, again) == made
+
+
+async def test_a_machine_that_shall_run_after_all_runs_in_the_end(rig: Rig) -> None:
+    if not rig.disk_survives:
+        pytest.skip("what runs from a containerDisk is not switched off at all")
+    await network(rig.provider, cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    made = await past_bootstrap_for_good(rig, request)
+    await rig.provider.stop_machine(request.ref, force=False)
+    again = dataclasses.replace(request, bootstrap_data=None)
+    await rig.provider.ensure_machine(again)
+    assert await running(rig.provider, again) == made
+    # Nothing that was on its way ends it later.
+    await asyncio.sleep(1)
+    assert await running(rig.provider, again) == made
+
+
+async def test_that_a_machine_is_off_is_announced(rig: Rig) -> None:
+    if not rig.disk_survives:
+        pytest.skip("what runs from a containerDisk is not switched off at all")
+    await network(rig.provider, cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    await past_bootstrap_for_good(rig, request)
+    changes = aiter(rig.provider.changes())
+    announced = asyncio.ensure_future(next_machine(changes))
+    await asyncio.sleep(1)
+    await switched_off(rig, request.ref)
+    async with asyncio.timeout(10):
+        assert await announced == request.ref
+    await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_machine_that_is_off_is_deleted_as_any_other(rig: Rig) -> None:
+    request = control_plane(cluster_ref())
+    assert await rig.provider.stop_machine(request.ref, force=False)  # there is none
+    await network(rig.provider, cluster_request(cluster_ref()))
+    await past_bootstrap_for_good(rig, request)
+    if rig.disk_survives:
+        await switched_off(rig, request.ref)
+    await deleted(rig.provider, request.ref)
+    assert await rig.provider.observe_machine(request.ref) is None
+    assert await rig.provider.stop_machine(request.ref, force=True)
 
 
 async def test_releasing_what_is_not_there_is_fine(rig: Rig) -> None:

@@ -110,6 +110,10 @@ class FaultyKubeClient:
             verb, resource, _name(obj), lambda: self.inner.apply(resource, obj, subresource=subresource, force=force)
         )
 
+    async def dry_run(self, resource: Resource, obj: Mapping[str, Any], *, manager: str) -> dict[str, Any]:
+        self._check_read()
+        return await self.inner.dry_run(resource, obj, manager=manager)
+
     async def merge_patch(
         self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]
     ) -> dict[str, Any] | None:

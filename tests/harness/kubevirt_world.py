@@ -82,6 +82,10 @@ class KubeVirtWorld(MemoryKubeClient):
         self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         patched = await super().merge_patch(resource, name, namespace, patch)
+        if resource is VIRTUAL_MACHINE and patched and patched["spec"].get("runStrategy") == "Halted":
+            await self.end(name, str(namespace), phase=None)
+            await self.set_status(name, str(namespace), {"printableStatus": "Stopped"})
+            return patched
         if resource is VIRTUAL_MACHINE and patched and patched["spec"].get("runStrategy") == "Always":
             await self._start(patched)
             return await self.get(resource, name, namespace)
@@ -128,7 +132,8 @@ class KubeVirtWorld(MemoryKubeClient):
     async def _return(self, vm: Mapping[str, Any]) -> None:
         await asyncio.sleep(2)
         meta = vm["metadata"]
-        if await self.get(VIRTUAL_MACHINE, meta["name"], meta["namespace"]) is not None:
+        now = await self.get(VIRTUAL_MACHINE, meta["name"], meta["namespace"])
+        if now is not None and now["spec"].get("runStrategy") == "Always":
             await self._start(vm)
 
     async def end(self, name: str, namespace: str, *, phase: str | None) -> None:

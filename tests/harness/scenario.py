@@ -64,6 +64,7 @@ class Scenario:
         endpoint: MemoryEndpoint | None = None,
         *,
         bootstrap_timeout_s: float = 1800.0,
+        shutdown_timeout_s: float = 180.0,
         api: MemoryKubeClient | None = None,
         world: MemoryWorld | None = None,
         endpoints: Mapping[str, Mapping[str, Endpoint]] | None = None,
@@ -78,6 +79,7 @@ class Scenario:
         self.events = Recorded()
         self.bootstrap_timeout_s = bootstrap_timeout_s
         self.shift = timedelta()  # how far the controllers' clock is ahead
+        self.shutdown_timeout_s = shutdown_timeout_s
         self.provider: Any = self.build_provider()
         self._tasks: list[asyncio.Task[None]] = []
         self.controllers: Controllers | None = None
@@ -90,6 +92,7 @@ class Scenario:
             OneProvider(self.provider, self.settings),
             self.events,
             bootstrap_timeout_s=self.bootstrap_timeout_s,
+            shutdown_timeout_s=self.shutdown_timeout_s,
             nesting=NestingSettings(server="https://198.18.0.1:6443"),
             gate=self.settings.gate,
             now=lambda: utc_now() + self.shift,

@@ -86,6 +86,7 @@ GOOD_CLUSTER_SPECS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     optional={
         "isolation": st.just("VM"),
         "paused": st.booleans(),
+        "powerState": st.sampled_from(["On", "Off"]),
         "network": _NETWORK,
         "controlPlane": _CONTROL_PLANE,
         "workers": st.lists(_POOL, max_size=3, unique_by=lambda pool: pool["name"]),
@@ -121,6 +122,7 @@ FULL_CLUSTER_SPEC: dict[str, Any] = {
     "version": "v1.37.2",
     "isolation": "VM",
     "paused": False,
+    "powerState": "On",
     "network": {"podCIDR": "10.244.0.0/16", "serviceCIDR": "10.96.0.0/16", "dnsDomain": "a.b", "cni": "Flannel"},
     "controlPlane": {
         "replicas": 1,

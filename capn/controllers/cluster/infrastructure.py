@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from capn.api.cluster import NestedCluster
+from capn.api.machine import NestedMachine
 from capn.controllers.cluster.live import refuse_if_deleting
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
@@ -29,7 +33,24 @@ async def reconcile_infrastructure(scope: ClusterScope) -> Wait | None:
     return None
 
 
-def refuse_unsupported_changes(scope: ClusterScope) -> None:
+class Changing(Protocol):
+    """What a change of a cluster is judged by: a scope, or what is known of one that is only planned."""
+
+    @property
+    def cluster(self) -> NestedCluster:
+        """The cluster as it is asked for."""
+        ...
+
+    def control_planes(self) -> list[NestedMachine]:
+        """Control-plane machines that exist, by ordinal."""
+        ...
+
+    def workers(self) -> list[NestedMachine]:
+        """Worker machines that exist."""
+        ...
+
+
+def refuse_unsupported_changes(scope: Changing) -> None:
     """Say so, rather than do half, when the spec asks a running cluster for what this version cannot do."""
     spec = scope.cluster.spec
     control_planes = scope.control_planes()

@@ -13,12 +13,12 @@ import structlog
 from pydantic import ValidationError
 
 from capn import names
-from capn.api.cluster import NestedCluster, NestedClusterStatus
+from capn.api.cluster import NestedCluster, NestedClusterStatus, PowerState
 from capn.api.conditions import ClusterCondition
 from capn.api.machine import NestedMachine
 from capn.api.resources import NESTED_CLUSTER
 from capn.build.nesting import claims_namespace
-from capn.controllers.cluster import claim
+from capn.controllers.cluster import claim, power
 from capn.controllers.cluster.certificates import reconcile_certificates, reconcile_kubeconfig
 from capn.controllers.cluster.cni import reconcile_cni
 from capn.controllers.cluster.control_planes import reconcile_control_planes, reconcile_first_control_plane
@@ -26,6 +26,7 @@ from capn.controllers.cluster.deletion import reconcile_deletion
 from capn.controllers.cluster.infrastructure import reconcile_infrastructure
 from capn.controllers.cluster.initialized import reconcile_initialized
 from capn.controllers.cluster.nesting import reconcile_nesting
+from capn.controllers.cluster.power_status import compute_off_status
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.cluster.status import compute_deleting_status, compute_paused_status, compute_status
 from capn.controllers.cluster.told import compute_told
@@ -44,6 +45,7 @@ log = structlog.get_logger(__name__)
 
 # A phase without a condition of its own is named by the one that it serves; the status sums machines up itself.
 PHASES: tuple[Phase[ClusterScope], ...] = (
+    Phase(ClusterCondition.POWERED_OFF, power.reconcile_power_on),
     Phase(ClusterCondition.INFRASTRUCTURE_READY, reconcile_infrastructure),
     Phase(ClusterCondition.CERTIFICATES_AVAILABLE, reconcile_certificates),
     Phase(ClusterCondition.KUBECONFIG_READY, reconcile_kubeconfig),
@@ -86,15 +88,31 @@ class ClusterReconciler:
         if names.FINALIZER not in cluster.metadata.finalizers:
             written = await add_finalizer(self._deps.client, NESTED_CLUSTER, cluster.metadata)
             self._deps.clusters.note_write(written)
+        if cluster.spec.power_state is PowerState.OFF:
+            return await self._power_off(scope)
         progress = await run_phases(PHASES if cluster.spec.claim is None else claim.PHASES, scope)
         status = compute_status(scope, progress, now=self._now())
         await self._write(scope, status)
+        await self._tell_beside(scope, status, progress)
+        return self._conclude(progress)
+
+    async def _power_off(self, scope: ClusterScope) -> Result:
+        """Only what switches the machines off; then nothing, until something changes."""
+        progress = await run_phases(power.PHASES, scope)
+        status = compute_off_status(scope, progress.outcomes[ClusterCondition.POWERED_OFF], now=self._now())
+        await self._write(scope, status)
+        await self._tell_beside(scope, status, progress)
+        if progress.error is not None:
+            raise progress.error
+        return Result.done()
+
+    async def _tell_beside(self, scope: ClusterScope, status: NestedClusterStatus, progress: Progress) -> None:
+        """Tell; when a phase has failed, its own error is the one to raise."""
         if progress.error is None:
             await self._tell(scope, status)
         else:
-            with contextlib.suppress(CapnError):  # the phase's own error is the one to tell of
+            with contextlib.suppress(CapnError):
                 await self._tell(scope, status)
-        return self._conclude(progress)
 
     async def _tell(self, scope: ClusterScope, status: NestedClusterStatus) -> None:
         report = compute_told(scope.cluster, status)
@@ -122,6 +140,9 @@ class ClusterReconciler:
         return machines
 
     async def _delete(self, scope: ClusterScope) -> Result:
+        # Whoever makes the machines must know whether to stand still: what waits there would hold this up for ever.
+        with contextlib.suppress(CapnError):  # what is wrong there the deletion itself says
+            await self._tell(scope, scope.cluster.status.model_copy(update={"phase": "Deleting"}))
         progress = await run_phases(DELETION, scope)
         outcome = progress.outcomes[ClusterCondition.DELETING]
         if outcome is None:

@@ -27,6 +27,7 @@ PHASED = (
     ClusterCondition.CONTROL_PLANE_INITIALIZED,
     ClusterCondition.CNI_READY,
 )
+_PAUSED = ("Paused", "spec.paused is true: nothing is changed")
 BY_MACHINES = (ClusterCondition.CONTROL_PLANE_READY, ClusterCondition.WORKERS_READY)
 DONE_REASON = {
     ClusterCondition.NESTING_READY: "ControllerRuns",
@@ -54,11 +55,12 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         )
         _set_machines(conditions, ClusterCondition.WORKERS_READY, workers, scope.workers(), progress)
     set_scaling(conditions, scope)
+    starting = _set_starting(conditions, progress)
     _set_summary(conditions, kinds, scope, progress)
     failure = _failure(scope, progress)
     return NestedClusterStatus(
         observed_generation=scope.cluster.metadata.generation,
-        phase=_phase(conditions, failed=failure is not None),
+        phase="Starting" if starting and failure is None else _phase(conditions, failed=failure is not None),
         endpoint=_endpoint(scope),
         access=_access(scope),
         version=scope.child_version or previous.version,
@@ -78,21 +80,31 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
     )
 
 
+def _set_starting(conditions: ConditionSet, progress: Progress) -> bool:
+    """Say of a cluster that was off that it comes back; of others the condition says nothing."""
+    outcome = progress.outcomes.get(ClusterCondition.POWERED_OFF)
+    if not isinstance(outcome, Wait):
+        return False
+    conditions.set(ClusterCondition.POWERED_OFF, "False", outcome.reason, outcome.message)
+    return True
+
+
 def compute_paused_status(scope: ClusterScope, *, now: str) -> NestedClusterStatus:
     """The previous status, with Paused set and nothing else changed."""
-    return _overlay(scope, ClusterCondition.PAUSED, ("Paused", "spec.paused is true: nothing is changed"), now=now)
+    return _overlay(scope, ClusterCondition.PAUSED, _PAUSED, now=now, paused=True)
 
 
 def compute_deleting_status(scope: ClusterScope, outcome: Outcome, *, now: str) -> NestedClusterStatus:
     """The previous status, with what deletion is waiting for."""
-    return _overlay(
-        scope, ClusterCondition.DELETING, describe(outcome, done=("Deleting", "deletion has begun")), now=now
-    )
+    why, paused = describe(outcome, done=("Deleting", "deletion has begun")), scope.cluster.spec.paused
+    return _overlay(scope, ClusterCondition.DELETING, why, now=now, paused=paused)
 
 
-def _overlay(scope: ClusterScope, kind: ClusterCondition, why: tuple[str, str], *, now: str) -> NestedClusterStatus:
+def _overlay(
+    scope: ClusterScope, kind: ClusterCondition, why: tuple[str, str], *, now: str, paused: bool
+) -> NestedClusterStatus:
     previous, generation = scope.cluster.status, scope.cluster.metadata.generation
-    conditions = overlay(previous.conditions, kind, why, now=now, generation=generation)
+    conditions = overlay(previous.conditions, kind, why, now=now, generation=generation, paused=paused)
     return previous.model_copy(
         update={"observed_generation": generation, "phase": kind.value, "conditions": conditions}
     )
@@ -176,7 +188,11 @@ def _set_summary(
         conditions.set(ClusterCondition.READY, "False", reason, message)
         return
     conditions.set(ClusterCondition.STALLED, "False", "Progressing" if lacking else "Settled")
-    if progress.error is not None:
+    starting = conditions.get(ClusterCondition.POWERED_OFF)
+    if starting is not None:
+        conditions.set(ClusterCondition.RECONCILING, "True", starting.reason, starting.message)
+        conditions.set(ClusterCondition.READY, "False", starting.reason, starting.message)
+    elif progress.error is not None:
         conditions.set(ClusterCondition.RECONCILING, "True", progress.error.reason, str(progress.error))
         conditions.set(ClusterCondition.READY, "False", progress.error.reason, str(progress.error))
     elif lacking is None:

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from capn import names
-from capn.api.cluster import DeletionPolicy
+from capn.api.cluster import DeletionPolicy, PowerState
+from capn.api.conditions import ClusterCondition, find
 from capn.api.resources import NESTED_MACHINE, NODE
 from capn.controllers.finalizer import remove_finalizer
 from capn.controllers.machine.drain import drain_node, outlived_by_child
@@ -67,6 +68,18 @@ async def _delete_vm(scope: MachineScope) -> bool:
     return await provider.delete_machine(scope.ref)
 
 
+async def wait_for_child(scope: MachineScope) -> Wait | None:
+    """A child that is switched off is not dead: its node is taken out when it is back, or goes with the cluster."""
+    cluster = scope.cluster
+    if cluster is None or not outlived_by_child(scope):
+        return None
+    message = "the VM is gone; its node is taken out of the child when the cluster is switched on again"
+    if cluster.spec.power_state is PowerState.OFF:
+        return Wait("PoweredOff", message)
+    starting = find(cluster.status.conditions, ClusterCondition.POWERED_OFF) is not None
+    return Wait("PoweringOn", message, POLL_S) if starting else None
+
+
 async def _remove_node(scope: MachineScope) -> Wait | None:
     """In a child that lives on, take the node out of it; one that stays silent is left with it."""
     if not outlived_by_child(scope):
@@ -86,5 +99,6 @@ STEPS: tuple[Callable[[MachineScope], Awaitable[Wait | None]], ...] = (
     drain_node,
     leave_etcd,
     _remove_vm,
+    wait_for_child,
     _remove_node,
 )

@@ -12,6 +12,7 @@ from capn.providers.base import MachineRequest, MachineState, ObservedMachine
 
 MIB_PER_GIB = 1024
 POLL_S = 10.0
+_ENDED = frozenset({MachineState.STOPPED, MachineState.CRASHED})
 
 
 async def reconcile_infrastructure(scope: MachineScope) -> Wait | None:
@@ -25,7 +26,8 @@ async def reconcile_infrastructure(scope: MachineScope) -> Wait | None:
         scope.deps.consoles.forget(ref.uid)  # what an earlier VM of this machine said no longer holds
         await load_bootstrap_data(scope)
         await provider.plan_machine(build_request(scope))
-    if scope.observed is None or scope.observed.state in (MachineState.STOPPED, MachineState.CRASHED):
+    # One that was to be off may run still and be about to end: the provider must hear that it shall not.
+    if scope.observed is None or scope.was_switched_off or scope.observed.state in _ENDED:
         if not scope.bootstrapped:
             await load_bootstrap_data(scope)
         scope.observed = await provider.ensure_machine(build_request(scope))

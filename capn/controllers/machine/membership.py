@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from capn.api.cluster import PowerState
 from capn.build.etcd_members import Member, MemberHealth
 from capn.build.etcd_rules import why_not_remove
 from capn.controllers.machine.node import open_child
@@ -22,6 +23,8 @@ async def leave_etcd(scope: MachineScope) -> Wait | None:
     """Remove the machine's etcd member, if that leaves a quorum; say why it does not, and wait."""
     if not _has_member(scope):
         return None
+    if scope.cluster is not None and scope.cluster.spec.power_state is PowerState.OFF:
+        return Wait("PoweredOff", "etcd takes no change while the cluster is off; the machine goes when it is on again")
     etcd = EtcdClient((await open_child(scope)).client)
     members = await etcd.members()
     own = find_own(members, name=scope.name, addresses=_addresses(scope))

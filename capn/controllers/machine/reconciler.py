@@ -14,7 +14,7 @@ from capn.api.machine import NestedMachine
 from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE
 from capn.controllers.deps import Deps
 from capn.controllers.finalizer import add_finalizer
-from capn.controllers.machine import claim
+from capn.controllers.machine import claim, power
 from capn.controllers.machine.bootstrap import reconcile_bootstrap
 from capn.controllers.machine.bootstrap_data import reconcile_bootstrap_data
 from capn.controllers.machine.deletion import reconcile_deletion
@@ -62,6 +62,8 @@ class MachineReconciler:
         if cluster is not None and cluster.metadata.deleting:
             # About to be deleted too. To look on would wait for a child that is being taken down, and hold that up.
             return Result.done()
+        if scope.power_off is not None:
+            return await self._power_off(scope)
         if names.FINALIZER not in machine.metadata.finalizers:
             written = await add_finalizer(self._deps.client, NESTED_MACHINE, machine.metadata)
             self._deps.machines.note_write(written)
@@ -88,6 +90,13 @@ class MachineReconciler:
             return Result.done()
         await self._write(scope, compute_deleting_status(scope, outcome, now=self._now()))
         return self._conclude(progress)
+
+    async def _power_off(self, scope: MachineScope) -> Result:
+        """Only what switches the VM off; then nothing, until something changes."""
+        progress = await run_phases(power.PHASES, scope)
+        outcome = progress.outcomes[MachineCondition.POWERED_OFF]
+        await self._write(scope, power.compute_power_status(scope, outcome, now=self._now()))
+        return Result.done() if outcome is None else self._conclude(progress)
 
     def _conclude(self, progress: Progress) -> Result:
         if progress.error is not None:

@@ -71,6 +71,16 @@ class MachineScope:
         """Whether the last written status says that the machine has joined."""
         return self.was_true(MachineCondition.BOOTSTRAP_SUCCEEDED)
 
+    @property
+    def power_off(self) -> str | None:
+        """What whoever makes the machine says of its power: off (asked or forced), or None: it shall run."""
+        return self.machine.metadata.annotations.get(names.ANNOTATION_POWER_OFF)
+
+    @property
+    def was_switched_off(self) -> bool:
+        """Whether the last written status says that the VM was switched off, or was to be."""
+        return find(self.machine.status.conditions, MachineCondition.POWERED_OFF) is not None
+
     def was_true(self, condition: MachineCondition) -> bool:
         """Whether the last written status has the condition as True."""
         return is_true(self.machine.status.conditions, condition)

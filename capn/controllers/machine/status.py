@@ -17,6 +17,7 @@ PHASED = (
 )
 # Of a machine that a child claims: its node is the child's to look at.
 CLAIMED = PHASED[:-1]
+_PAUSED = ("Paused", "the cluster's spec.paused is true: nothing is changed")
 DONE_REASON = {
     MachineCondition.BOOTSTRAP_DATA_READY: "Available",
     MachineCondition.INFRASTRUCTURE_READY: "MachineRunning",
@@ -33,11 +34,12 @@ def compute_status(scope: MachineScope, progress: Progress, *, now: str) -> Nest
     for kind in kinds:
         _set_phased(conditions, kind, scope, progress)
     _set_ready(conditions, kinds)
+    starting = _set_starting(conditions, scope)
     error = progress.error
     failed = isinstance(error, TerminalError)
     return NestedMachineStatus(
         observed_generation=generation,
-        phase=_phase(conditions, failed=failed),
+        phase="Starting" if starting and not failed else _phase(conditions, failed=failed),
         provider_id=scope.provider_id if scope.observed is not None else previous.provider_id,
         addresses=_addresses(scope),
         node_ref=_node_ref(scope),
@@ -48,11 +50,20 @@ def compute_status(scope: MachineScope, progress: Progress, *, now: str) -> Nest
     )
 
 
+def _set_starting(conditions: ConditionSet, scope: MachineScope) -> bool:
+    """Say of a machine that was off that it comes back, until it is Ready; of others the condition says nothing.
+
+    Not False: from False on a guest's time to shut down is counted.
+    """
+    if not scope.was_switched_off or conditions.is_true(MachineCondition.READY):
+        return False
+    conditions.set(MachineCondition.POWERED_OFF, "Unknown", "PoweringOn", "the VM was off and is being started")
+    return True
+
+
 def compute_paused_status(scope: MachineScope, *, now: str) -> NestedMachineStatus:
     """The previous status, with Paused set and nothing else changed."""
-    return _overlay(
-        scope, MachineCondition.PAUSED, ("Paused", "the cluster's spec.paused is true: nothing is changed"), now=now
-    )
+    return _overlay(scope, MachineCondition.PAUSED, _PAUSED, now=now, paused=True)
 
 
 def compute_deleting_status(scope: MachineScope, outcome: Outcome, *, now: str) -> NestedMachineStatus:
@@ -63,19 +74,21 @@ def compute_deleting_status(scope: MachineScope, outcome: Outcome, *, now: str) 
     if begun is not None and begun.reason == "Paused" and why[0] != "Paused":
         kept = [condition for condition in previous.conditions if condition is not begun]
         previous = previous.model_copy(update={"conditions": kept})
-    return _overlay(scope, MachineCondition.DELETING, why, now=now, previous=previous)
+    paused = scope.cluster is not None and scope.cluster.spec.paused
+    return _overlay(scope, MachineCondition.DELETING, why, now=now, paused=paused, previous=previous)
 
 
-def _overlay(
+def _overlay(  # noqa: PLR0913 - what a condition is made of
     scope: MachineScope,
     kind: MachineCondition,
     why: tuple[str, str],
     *,
     now: str,
+    paused: bool,
     previous: NestedMachineStatus | None = None,
 ) -> NestedMachineStatus:
     previous, generation = previous or scope.machine.status, scope.machine.metadata.generation
-    conditions = overlay(previous.conditions, kind, why, now=now, generation=generation)
+    conditions = overlay(previous.conditions, kind, why, now=now, generation=generation, paused=paused)
     return previous.model_copy(
         update={"observed_generation": generation, "phase": kind.value, "conditions": conditions}
     )

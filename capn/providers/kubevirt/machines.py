@@ -18,6 +18,7 @@ from capn.api.resources import (
     VIRTUAL_MACHINE_INSTANCE,
 )
 from capn.build.kubevirt_objects import (
+    HALTED,
     VirtualMachineInput,
     build_node_service,
     build_release_patch,
@@ -34,7 +35,7 @@ from capn.providers.checks import build_machine_vanished, image_name
 from capn.providers.kubevirt.console import list_pods
 from capn.providers.kubevirt.place import Place
 from capn.providers.kubevirt.storage import choose_root_disk, ensure_volume
-from capn.providers.kubevirt.views import compute_state
+from capn.providers.kubevirt.views import compute_state, is_off
 from capn.providers.stamps import build_stamp, is_owned, refuse_foreign
 from capn.settings import KubeVirtEndpoint
 
@@ -109,7 +110,8 @@ async def revive_vm(client: KubeClient, request: MachineRequest, vm: dict[str, A
     meta = vm["metadata"]
     if meta.get("deletionTimestamp"):
         raise TransientError("the VM is being removed", reason="MachineStopping")
-    if compute_state(vm) not in (MachineState.STOPPED, MachineState.CRASHED):
+    halted = vm["spec"].get("runStrategy") == HALTED  # even if it has not ended yet: it is about to
+    if not halted and compute_state(vm) not in (MachineState.STOPPED, MachineState.CRASHED):
         return vm
     if is_persistent(vm):
         if vm["spec"].get("runStrategy") == "Always":
@@ -124,6 +126,28 @@ async def revive_vm(client: KubeClient, request: MachineRequest, vm: dict[str, A
         )
     await client.delete(VIRTUAL_MACHINE, meta["name"], meta["namespace"], uid=meta["uid"])
     return None
+
+
+async def halt_vm(client: KubeClient, place: Place, ref: MachineRef) -> bool:
+    """Halt the VM; True when it is off, or there is none. TerminalError when its disk would end with it."""
+    vm = await find_vm(client, place, ref)
+    if vm is None:
+        return True
+    meta = vm["metadata"]
+    if meta.get("deletionTimestamp"):
+        raise TransientError("the VM is being removed", reason="MachineStopping")
+    if not is_persistent(vm):
+        if compute_state(vm) in (MachineState.STOPPED, MachineState.CRASHED):
+            return True
+        raise TerminalError(
+            'the VM\'s disk, a containerDisk, would end with it: set spec.powerState back to "On"; clusters that are to'
+            " be switched off need volumes (root_disk in the endpoint's settings)",
+            reason="DiskNotPersistent",
+        )
+    if vm["spec"].get("runStrategy") != HALTED:
+        patch = {"spec": {"runStrategy": HALTED}}
+        vm = await client.merge_patch(VIRTUAL_MACHINE, meta["name"], meta["namespace"], patch)
+    return vm is None or is_off(vm)
 
 
 async def release_seed(client: KubeClient, place: Place, ref: MachineRef) -> None:

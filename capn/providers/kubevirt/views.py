@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from capn.api.conditions import find_condition
+from capn.build.kubevirt_objects import HALTED
 from capn.providers.base import MachineState, Problem
 
 Json = Mapping[str, Any]
@@ -43,6 +44,13 @@ def compute_state(vm: Json) -> MachineState:
     state = _STATES.get(status.get("printableStatus", ""), MachineState.CREATING)
     begins = spec.get("runStrategy") in _STARTS_ITSELF and not status.get("created")
     return MachineState.CREATING if state is MachineState.STOPPED and begins else state
+
+
+def is_off(vm: Json) -> bool:
+    """Whether a VM that was halted has ended: no instance of it is left, and none is made."""
+    status = _status(vm)
+    halted = (vm.get("spec") or {}).get("runStrategy") == HALTED
+    return halted and status.get("printableStatus") == "Stopped" and not status.get("created")
 
 
 def read_essence(vm: Mapping[str, Any]) -> object:

@@ -117,6 +117,34 @@ def ensure_running(session: Session, handle: libvirt.virDomain) -> None:
         handle.pMWakeup()
 
 
+def stop(session: Session, handle: libvirt.virDomain, *, force: bool) -> bool:
+    """Press the power button, or cut the power; True when the domain is off. Asked again it presses again.
+
+    A guest that was paused cannot hear the button: it is resumed first.
+    """
+    state, reason = handle.state()
+    if state in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
+        return True
+    session.checkpoint()
+    try:
+        if force:
+            handle.destroy()
+            return True
+        if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
+            handle.pMWakeup()
+        elif state == libvirt.VIR_DOMAIN_PAUSED and reason != libvirt.VIR_DOMAIN_PAUSED_IOERROR:
+            handle.resume()
+        if state != libvirt.VIR_DOMAIN_SHUTDOWN:
+            handle.shutdown()
+    except libvirt.libvirtError as error:
+        if is_missing(error):
+            return True
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+            raise
+        # It ended, or changed, while it was asked: what it is now tells.
+    return bool(handle.state()[0] == libvirt.VIR_DOMAIN_SHUTOFF)
+
+
 def observe(domain: OwnedDomain, ref: MachineRef) -> ObservedMachine:
     """What the hypervisor has of the machine now."""
     state, reason = domain.handle.state()

@@ -117,6 +117,12 @@ def release_bootstrap_data(session: Session, endpoint: LibvirtEndpoint, ref: Mac
         volumes.delete_volume(session, pool, volumes.seed_volume(ref.uid))
 
 
+def stop_machine(session: Session, ref: MachineRef, *, force: bool) -> bool:
+    """Shut the machine down or cut its power; True when it is off or not there."""
+    domain = domains.find_domain(session, ref)
+    return domain is None or domains.stop(session, domain.handle, force=force)
+
+
 def delete_machine(session: Session, endpoint: LibvirtEndpoint, ref: MachineRef) -> bool:
     """Remove the VM, its volumes and its address; what is not there is fine."""
     domain = domains.find_domain(session, ref)

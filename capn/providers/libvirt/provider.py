@@ -121,6 +121,11 @@ class LibvirtProvider:
             lambda session: machines.release_bootstrap_data(session, self._endpoint, ref), key=ref.uid
         )
 
+    async def stop_machine(self, ref: MachineRef, *, force: bool) -> bool:
+        """Press the VM's power button, or cut its power."""
+        self._remember(ref)
+        return await self._connection.run(lambda session: machines.stop_machine(session, ref, force=force), key=ref.uid)
+
     async def delete_machine(self, ref: MachineRef) -> bool:
         """Remove the VM, its volumes and its address."""
         done = await self._connection.run(

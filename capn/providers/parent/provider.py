@@ -24,7 +24,7 @@ from capn.build.claims import (
 from capn.build.kubeconfig import parse_kubeconfig
 from capn.build.report import encode_report
 from capn.build.stamps import LABEL_VM
-from capn.errors import ApiStatusError, NotFoundError, PendingError
+from capn.errors import ApiStatusError, NotFoundError, PendingError, TransientError
 from capn.kube.child import connect_child
 from capn.kube.client import KubeClient
 from capn.providers.adopt import create_or_adopt, delete_owned
@@ -91,11 +91,14 @@ class ParentProvider:
     async def tell_cluster(self, ref: ClusterRef, report: ClaimReport, *, paused: bool) -> None:
         """Write the report on the claim, and pause it with its cluster; nothing is written that is there."""
         client, claim = await self._client(), await self._find_cluster(ref)
-        if claim is None or claim["metadata"].get("deletionTimestamp"):
+        if claim is None:
             return
         meta, text = claim["metadata"], report.encode()
         patch: dict[str, Any] = {}
-        if (meta.get("annotations") or {}).get(names.ANNOTATION_REPORTED, "{}") != text:
+        if (
+            not meta.get("deletionTimestamp")
+            and (meta.get("annotations") or {}).get(names.ANNOTATION_REPORTED, "{}") != text
+        ):
             patch["metadata"] = {"annotations": {names.ANNOTATION_REPORTED: text}}
         if bool(claim["spec"].get("paused")) != paused:
             patch["spec"] = {"paused": paused}
@@ -130,7 +133,22 @@ class ParentProvider:
             if cluster is None or views.read_endpoint(cluster) is None:
                 raise PendingError("the parent has not made the cluster's network yet", reason="WaitingForNetwork")
             claim = await self._claim_machine(client, request, cluster)
+        elif views.read_power_off(claim) is not None:
+            claim = await self._mark_power(client, claim, None)
         return _observe(ref, claim)
+
+    async def stop_machine(self, ref: MachineRef, *, force: bool) -> bool:
+        """Mark the claim, which the parent obeys, and whoever makes the parent's machines for it."""
+        client, claim = await self._client(), await self._find_machine(ref)
+        if claim is None or views.is_lost(claim):
+            return True
+        said = views.read_power_off(claim)
+        wanted = names.POWER_OFF_FORCED if force or said == names.POWER_OFF_FORCED else names.POWER_OFF_ASKED
+        if said != wanted:
+            claim = await self._mark_power(client, claim, wanted)
+        if (refusal := views.find_stop_refusal(claim)) is not None:
+            raise refusal
+        return said is not None and views.compute_state(claim) is MachineState.STOPPED
 
     async def release_bootstrap_data(self, ref: MachineRef) -> None:
         """Tell the parent to take the seed out of the VM, and delete what was handed over."""
@@ -226,6 +244,16 @@ class ParentProvider:
             cluster,
         )
         return await self._create(client, NESTED_MACHINE, claim, ref.uid)
+
+    @staticmethod
+    async def _mark_power(client: KubeClient, claim: dict[str, Any], value: str | None) -> dict[str, Any]:
+        """Write on the claim whether its VM shall be off; the claim as it is then."""
+        meta = claim["metadata"]
+        patch = {"metadata": {"annotations": {names.ANNOTATION_POWER_OFF: value}, "uid": meta["uid"]}}
+        written = await client.merge_patch(NESTED_MACHINE, meta["name"], meta["namespace"], patch)
+        if written is None:
+            raise TransientError(f"claim {meta['name']} is gone", reason="MachineStopping")
+        return written
 
     @staticmethod
     async def _create(client: KubeClient, resource: Resource, obj: dict[str, Any], uid: str) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from capn import names
 from capn.api.conditions import find_condition
 from capn.build.report import Report, ReportState
 from capn.errors import ApiStatusError, CapnError, InvalidSpecError, TerminalError, TransientError
 from capn.providers.base import MachineState, ObservedCluster, Problem, Route
 
 Json = Mapping[str, Any]
+_POWERED_OFF = "PoweredOff"
 _STATES = {"MachinePaused": MachineState.PAUSED}
 # What the parent says of a VM that it will not make again: to the child it is gone.
 _LOST = frozenset({"MachineLost", "MachineVanished"})
@@ -58,6 +60,8 @@ def is_lost(machine: Json) -> bool:
 
 def compute_state(machine: Json) -> MachineState:
     """The VM's state; the parent starts one that has stopped, so that is on its way too."""
+    if (find_condition(machine, _POWERED_OFF) or {}).get("status") == "True":
+        return MachineState.STOPPED
     running = find_condition(machine, "InfrastructureReady") or {}
     if running.get("status") == "True":
         return MachineState.RUNNING
@@ -66,7 +70,7 @@ def compute_state(machine: Json) -> MachineState:
 
 def find_problem(machine: Json) -> Problem | None:
     """What keeps the VM from running, as the parent explains it."""
-    if compute_state(machine) is MachineState.RUNNING:
+    if compute_state(machine) in (MachineState.RUNNING, MachineState.STOPPED):
         return None
     status = _status(machine)
     if reason := status.get("failureReason"):
@@ -75,6 +79,20 @@ def find_problem(machine: Json) -> Problem | None:
     if running.get("status") == "False" and running.get("reason") not in {"MachineStarting", "MachinePaused"}:
         return Problem(str(running.get("reason")), f"the parent: {running.get('message') or ''}", passes=True)
     return None
+
+
+def read_power_off(machine: Json) -> str | None:
+    """What the claim says of its VM's power; None when it shall run."""
+    said = (machine["metadata"].get("annotations") or {}).get(names.ANNOTATION_POWER_OFF)
+    return None if said is None else str(said)
+
+
+def find_stop_refusal(machine: Json) -> TerminalError | None:
+    """Why the parent will not switch the VM off."""
+    status, off = _status(machine), find_condition(machine, _POWERED_OFF) or {}
+    if off.get("status") != "False" or not status.get("failureReason") or off.get("reason") != status["failureReason"]:
+        return None
+    return TerminalError(f"the parent: {status.get('failureMessage') or ''}", reason=str(status["failureReason"]))
 
 
 def has_seed(machine: Json) -> bool:
@@ -104,8 +122,16 @@ def read_report(machine: Json) -> Report | None:
 def read_essence(machine: Json) -> object:
     """What of a claimed machine matters to the one that claims it."""
     deleting = bool(machine["metadata"].get("deletionTimestamp"))
-    problem = find_problem(machine)
-    return (compute_state(machine), problem, has_seed(machine), is_lost(machine), read_addresses(machine), deleting)
+    refusal = find_stop_refusal(machine)
+    return (
+        compute_state(machine),
+        find_problem(machine),
+        None if refusal is None else str(refusal),
+        has_seed(machine),
+        is_lost(machine),
+        read_addresses(machine),
+        deleting,
+    )
 
 
 def explain_refusal(error: ApiStatusError) -> CapnError:

@@ -37,7 +37,10 @@ def test_an_overlay_leaves_each_condition_at_its_place() -> None:
         Condition(type=kind, status="True", reason="Good", last_transition_time=BEFORE)
         for kind in ("NodeHealthy", "Ready", "Paused")
     ]
-    first = overlay(previous, "Deleting", ("Draining", "1 pod left"), now=NOW, generation=2)
+    first = overlay(previous, "Deleting", ("Draining", "1 pod left"), now=NOW, generation=2, paused=False)
     assert [condition.type for condition in first] == ["NodeHealthy", "Ready", "Paused", "Deleting"]
-    assert [condition.reason for condition in first] == ["Good", "Draining", "Good", "Draining"]
-    assert overlay(first, "Deleting", ("Draining", "1 pod left"), now="2026-01-03T00:00:00Z", generation=2) == first
+    assert [condition.reason for condition in first] == ["Good", "Draining", "NotPaused", "Draining"]
+    assert (
+        overlay(first, "Deleting", ("Draining", "1 pod left"), now="2026-01-03T00:00:00Z", generation=2, paused=False)
+        == first
+    )

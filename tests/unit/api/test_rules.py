@@ -55,6 +55,7 @@ def test_the_version_alone_is_enough() -> None:
         "version": "v1.37.2",
         "isolation": "VM",
         "paused": False,
+        "powerState": "On",
         "network": {
             "podCIDR": "10.244.0.0/16",
             "serviceCIDR": "10.96.0.0/16",
@@ -80,6 +81,12 @@ def test_the_version_alone_is_enough() -> None:
 def test_a_boolean_is_no_number() -> None:
     with pytest.raises(ValidationError, match="write a number"):
         NestedCluster.model_validate(cluster({"controlPlane": {"replicas": True}}))
+
+
+@pytest.mark.parametrize(("value", "words"), [(True, 'write "On" in quotes'), (False, 'write "Off" in quotes')])
+def test_a_power_state_without_quotes_is_a_boolean_and_the_refusal_says_so(value: bool, words: str) -> None:  # noqa: FBT001
+    with pytest.raises(ValidationError, match=words):
+        NestedCluster.model_validate(cluster({"powerState": value}))
 
 
 def test_an_unknown_field_is_refused() -> None:

@@ -46,6 +46,7 @@ def test_help_lists_every_command_and_the_exit_codes() -> None:
         "kubeconfig",
         "exec",
         "explain",
+        "plan",
         "dashboard",
         "doctor",
         "dev",

@@ -114,6 +114,11 @@ def test_the_kernel_is_found_only_if_there_is_one(root: Path) -> None:
     assert find_kernel(root) == (root / "boot/vmlinuz-6.1.0", root / "usr/lib/modules/6.1.0")
 
 
+def test_something_hears_the_power_button() -> None:
+    assert "systemd-logind.service" not in recipe.MASKED_UNITS
+    assert {"dbus", "systemd", "udev"} <= set(recipe.NODE_PACKAGES)
+
+
 def test_units_and_paths_of_the_recipe_exist() -> None:
     for unit in ("containerd.service", "kubelet.service"):
         assert (recipe.ROOTFS_DIR / "etc/systemd/system" / unit).is_file()

@@ -28,13 +28,15 @@ def obj(name: str, conditions: dict[str, tuple[str, str]], **status: object) -> 
 
 
 def good_cluster(**changed: tuple[str, str]) -> dict[str, Any]:
-    kinds = [kind for kind in ClusterCondition if kind not in {"Stalled", "Reconciling", "Paused", "Deleting"}]
+    kinds = [
+        kind for kind in ClusterCondition if kind not in {"Stalled", "Reconciling", "Paused", "Deleting", "PoweredOff"}
+    ]
     return obj("c", {kind.value: ("True", "Fine") for kind in kinds} | changed)
 
 
 def good_machine(name: str = "c-cp-0", **changed: Any) -> dict[str, Any]:
     status = changed.pop("status", {"bootstrap": {"stage": "done"}})
-    kinds = [kind for kind in MachineCondition if kind not in {"Paused", "Deleting"}]
+    kinds = [kind for kind in MachineCondition if kind not in {"Paused", "Deleting", "PoweredOff"}]
     return obj(name, {kind.value: ("True", "Fine") for kind in kinds} | changed, **status)
 
 
@@ -134,3 +136,11 @@ def test_fixes_are_those_of_the_page() -> None:
     assert FIXES["Paused"] == "set it to false"
     assert "reason" in FIXES  # the table's head is harmless
     assert parse_fixes("no table\n|a|b|\n") == {}
+
+
+def test_a_cluster_that_is_off_is_off_and_nothing_else_is_wrong_with_it() -> None:
+    cluster = good_cluster(Ready=("False", "PoweredOff"), ControlPlaneReady=("False", "PoweredOff"))
+    cluster["spec"]["powerState"] = "Off"
+    machine = good_machine(Ready=("False", "PoweredOff"), InfrastructureReady=("False", "PoweredOff"))
+    found = last(Seen(cluster, [machine]))
+    assert (found.link, found.verdict, found.reason) == ("cluster", Verdict.WAITING, "PoweredOff")

@@ -1,0 +1,87 @@
+"""Which machines a cluster would have, and what that takes: decided by what the controllers decide by.
+
+Role: pure. Inputs: the cluster as it would be, its machines as they are. `list_wanted` is the one place that asks the
+builders; everything else here compares and counts. Must not: choose a machine by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from capn.api.cluster import NestedCluster, PowerState
+from capn.api.machine import NestedMachine, NestedMachineSpec
+from capn.api.machine_template import Machine, quantity_mib
+from capn.build.machines import desired_machines
+from capn.plan.model import Action, FieldChange, MachineChange, Needs
+
+# What a node takes on without a new VM.
+_IN_PLACE = frozenset({"labels", "taints"})
+_QUANTITIES = ("memory", "disk")
+
+
+def list_wanted(cluster: NestedCluster) -> dict[str, NestedMachineSpec]:
+    """The machines that the controllers would have, by name."""
+    return {
+        manifest["metadata"]["name"]: NestedMachineSpec.model_validate(manifest["spec"])
+        for manifest in desired_machines(cluster)
+    }
+
+
+def decide(cluster: NestedCluster, machines: Sequence[NestedMachine]) -> list[MachineChange]:
+    """One entry a machine that is there or will be, by the name that the controllers give it; none of a claim."""
+    if cluster.spec.claim is not None:
+        return [MachineChange(machine.metadata.name, Action.KEEP) for machine in machines]
+    existing = {machine.metadata.name: machine for machine in machines if not machine.metadata.deleting}
+    found = []
+    for name, wanted in list_wanted(cluster).items():
+        live = existing.pop(name, None)
+        found.append(MachineChange(name, Action.ADD) if live is None else compare(live, wanted))
+    return found + [MachineChange(name, Action.REMOVE) for name in sorted(existing)]
+
+
+def compare(live: NestedMachine, wanted: NestedMachineSpec) -> MachineChange:
+    """What becomes of a machine whose spec would be another one."""
+    name, before, after = live.metadata.name, _flatten(live.spec), _flatten(wanted)
+    why = tuple(
+        FieldChange(field, before.get(field), after.get(field))
+        for field in sorted({*before, *after})
+        if before.get(field) != after.get(field)
+    )
+    if not why:
+        return MachineChange(name, Action.KEEP)
+    in_place = all(change.field.partition(".")[0] in _IN_PLACE for change in why)
+    return MachineChange(name, Action.UPDATE if in_place else Action.REPLACE, why)
+
+
+def _flatten(spec: NestedMachineSpec) -> dict[str, object]:
+    """Field by field, quantities as numbers: 4Gi is 4096Mi. Where bootstrap data is says nothing."""
+    found: dict[str, object] = {"version": spec.version, "role": spec.role, "pool": spec.pool}
+    found |= {f"infrastructure.{key}": value for key, value in spec.infrastructure.to_json().items()}
+    size = spec.machine.to_json()
+    found |= {f"machine.{key}": value for key, value in size.items() if key not in _QUANTITIES}
+    found |= {f"machine.{key}": f"{quantity_mib(size[key])}Mi" for key in _QUANTITIES}
+    found |= {f"labels.{key}": value for key, value in spec.labels.items()}
+    found |= {f"taints.{taint.key}:{taint.effect}": taint.value for taint in spec.taints}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def compute_needs_now(machines: Iterable[NestedMachine]) -> Needs:
+    """What the machines take that are there; one that is off takes its disk."""
+    return sum((_measure(machine.spec.machine, runs=machine.status.phase != "Off") for machine in machines), Needs())
+
+
+def compute_needs_after(cluster: NestedCluster, machines: Sequence[NestedMachine]) -> Needs:
+    """What the machines take that there will be, once the cluster is in the power state that it asks for."""
+    if cluster.spec.claim is not None:
+        return compute_needs_now(machines)
+    runs = cluster.spec.power_state is PowerState.ON
+    return sum((_measure(spec.machine, runs=runs) for spec in list_wanted(cluster).values()), Needs())
+
+
+def _measure(size: Machine, *, runs: bool) -> Needs:
+    return Needs(
+        machines=1,
+        cpus=size.cpus if runs else 0,
+        memory_mib=quantity_mib(size.memory) if runs else 0,
+        disk_mib=quantity_mib(size.disk),
+    )
