@@ -37,6 +37,8 @@ ANNOTATION_APPLIED = f"{GROUP}/applied"
 # On a claimed cluster, by the child that claimed it: how the cluster is.
 ANNOTATION_REPORTED = f"{GROUP}/reported"
 ANNOTATION_RENEW_AFTER = f"{GROUP}/renew-after"
+# On a cluster, by its user: take a snapshot of etcd now; a value that is new asks once more.
+ANNOTATION_BACKUP_NOW = f"{GROUP}/backup-now"
 CHILD_ACCOUNT = "child"
 CHILD_ROLE = "capn-child"
 SYSTEM_NAMESPACE = "capn-system"

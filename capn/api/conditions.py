@@ -33,6 +33,7 @@ class ClusterCondition(StrEnum):
     WORKERS_READY = "WorkersReady"
     CNI_READY = "CNIReady"
     NESTING_READY = "NestingReady"
+    BACKUP_READY = "BackupReady"
     DELETING = "Deleting"
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from capn.api.machine_template import Infrastructure
+from capn.controllers.backups import Backups
 from capn.controllers.child_pool import ChildPool
 from capn.controllers.console_watch import ConsoleWatch
 from capn.controllers.credentials import CredentialStore
@@ -78,5 +79,6 @@ class Deps:
     recorder: Recorder
     now: Callable[[], datetime]
     bootstrap_timeout_s: float
+    backups: Backups
     nesting: NestingSettings | None = None
     gate: GateSettings | None = None
