@@ -1,4 +1,4 @@
-"""Which pod is asked, what is run in it, and what is told when none answers. Answers: tests/integration/test_etcd.py."""
+"""Which pod is asked, what is run in it, and what is told when none answers. Real answers: tests/integration."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ class Child:
 
     async def client(self, *, ready: Callable[[str], bool] = lambda _: True) -> EtcdClient:
         for node in self.answers:
-            await self.api.create(POD, build_pod(node, ready=ready(node)))
+            pod = build_pod(node)
+            await self.api.create(POD, pod)
+            conditions = [{"type": "Ready", "status": "True" if ready(node) else "False"}]
+            await self.api.apply(POD, {**pod, "status": {"conditions": conditions}}, subresource="status")
         return EtcdClient(self.api)
 
     def asked(self) -> list[str]:
