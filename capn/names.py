@@ -47,6 +47,8 @@ ANNOTATION_SKIP_DRAIN = f"{GROUP}/skip-drain"
 # On a cluster, by a scaler: how many machines an autoscaled pool shall have (`annotation_replicas`).
 ANNOTATION_REPLICAS = f"replicas.{GROUP}/"
 ANNOTATION_RENEW_AFTER = f"{GROUP}/renew-after"
+# On a cluster, by its user: take a snapshot of etcd now; a value that is new asks once more.
+ANNOTATION_BACKUP_NOW = f"{GROUP}/backup-now"
 CHILD_ACCOUNT = "child"
 CHILD_ROLE = "capn-child"
 SYSTEM_NAMESPACE = "capn-system"

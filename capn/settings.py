@@ -189,6 +189,31 @@ class MemoryEndpoint(_Strict):
 Endpoint = Annotated[LibvirtEndpoint | KubeVirtEndpoint | ParentEndpoint | MemoryEndpoint, Field(discriminator="kind")]
 
 
+class DirectoryStore(_Strict):
+    """Snapshots in a directory that the controller sees; in a pod: a volume that is mounted there."""
+
+    kind: Literal["directory"] = "directory"
+    path: Path = Field(description="The directory; it must exist, so that an unmounted volume is noticed.")
+
+
+class S3Store(_Strict):
+    """Snapshots in a bucket of an S3-compatible store. Encryption at rest is the store's."""
+
+    kind: Literal["s3"] = "s3"
+    endpoint: str = Field(
+        pattern=r"^https?://[^/\s]+/?$", description="The store's address, such as https://s3.example.org."
+    )
+    bucket: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="The bucket, which must exist.")
+    region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]{1,64}$", description="Region that signatures name.")
+    prefix: str = Field(default="", pattern=r"^[A-Za-z0-9/._-]{0,256}$", description="Put before every object's name.")
+    access_key: SecretKey = Field(description="Where the access key is.")
+    secret_key: SecretKey = Field(description="Where its secret is.")
+    ca_file: Path | None = Field(default=None, description="CA certificates (PEM) of the store; none: the system's.")
+
+
+BackupStore = Annotated[DirectoryStore | S3Store, Field(discriminator="kind")]
+
+
 def _default_endpoints() -> dict[str, dict[str, Endpoint]]:
     return {"libvirt": {"default": LibvirtEndpoint()}}
 
@@ -209,6 +234,9 @@ class Settings(BaseSettings):
     workers: int = Field(default=8, ge=1, le=256, description="Objects of one kind reconciled at once.")
     nesting: NestingSettings | None = Field(default=None, description="Lets clusters have clusters of their own.")
     gate: GateSettings | None = Field(default=None, description="Lets children's API servers be reached by one port.")
+    backup_stores: dict[str, BackupStore] = Field(
+        default_factory=dict, description="Where snapshots of children's etcd may go, by the name that users give."
+    )
     leader_elect: bool = Field(default=True, description="Hold a Lease, so that one controller is active.")
     lease_namespace: str = Field(default=names.SYSTEM_NAMESPACE, description="Where that Lease is.")
     bind: str = Field(default="127.0.0.1", description="Address of /healthz, /readyz and /metrics.")

@@ -178,6 +178,20 @@ class Nesting(Model):
     budget: NestingBudget = Field(default_factory=NestingBudget, description="Upper limits, kept by this parent.")
 
 
+class Backup(Model):
+    """Snapshots of the child's etcd. The PKI is not in them: it is in the cluster's Secrets, which you back up too."""
+
+    store: Annotated[str, Field(max_length=63), rules.LABEL_NAME] = Field(
+        description="Where they go: one of the administrator's stores (backup_stores)."
+    )
+    schedule: Annotated[str, Field(max_length=128), rules.SCHEDULE] | None = Field(
+        default=None,
+        description="When: five cron fields in UTC, such as 0 3 * * *; none: only when asked for, by the annotation"
+        " capn.dev/backup-now with a value that is new.",
+    )
+    keep: int = Field(default=7, ge=1, le=1000, strict=True, description="How many of this cluster are kept.")
+
+
 class NestedClusterSpec(Model):
     """What the user wants; the version alone is enough."""
 
@@ -204,6 +218,7 @@ class NestedClusterSpec(Model):
     drain: Drain = Field(default_factory=Drain, description="How pods leave a node before its machine is deleted.")
     infrastructure: Infrastructure = Field(default_factory=Infrastructure, description="Where the machines run.")
     nesting: Nesting | None = Field(default=None, description="Clusters inside this cluster; none by default.")
+    backup: Backup | None = Field(default=None, description="Snapshots of etcd; none by default.")
     claim: Claim | None = Field(
         default=None,
         description="Set by a child that runs clusters of its own: this cluster's control plane is managed there.",
@@ -269,6 +284,26 @@ class NestedSummary(Model):
     worst: WorstNested | None = Field(default=None, description="One that failed, else one that is not Ready.")
 
 
+class BackupRecord(Model):
+    """A snapshot that was written, read back and found whole."""
+
+    time: str = Field(max_length=32, description="When it was taken (RFC 3339, UTC).")
+    name: str = Field(max_length=512, description="Its name in the store, without ending.")
+    size: int = Field(description="Bytes.")
+    sha256: str = Field(max_length=64, description="SHA-256 of the file, in hex.")
+
+
+class BackupStatus(Model):
+    """What became of backups."""
+
+    last_success: BackupRecord | None = Field(default=None, description="The newest snapshot.")
+    failure_reason: str | None = Field(default=None, max_length=256, description="Why the last attempt failed.")
+    failure_message: str | None = Field(default=None, max_length=4096, description="The same for people, with the fix.")
+    last_request: str | None = Field(
+        default=None, max_length=253, description="Value of the annotation capn.dev/backup-now that was served last."
+    )
+
+
 class NestedClusterStatus(Model):
     """What is."""
 
@@ -289,6 +324,7 @@ class NestedClusterStatus(Model):
         default_factory=list, description="Counts of each worker pool, for scalers."
     )
     nested: NestedSummary | None = Field(default=None, description="The clusters below, where spec.nesting allows any.")
+    backup: BackupStatus | None = Field(default=None, description="What became of backups.")
     selector: str | None = Field(default=None, max_length=512, description="Label selector of the scaled machines.")
     failure_reason: str | None = Field(default=None, max_length=256, description="Why the cluster cannot get on.")
     failure_message: str | None = Field(default=None, max_length=8192, description="The same for people, with the fix.")

@@ -35,6 +35,7 @@ class ClusterCondition(StrEnum):
     NESTING_READY = "NestingReady"
     SCALING_ACCEPTED = "ScalingAccepted"
     POWERED_OFF = "PoweredOff"
+    BACKUP_READY = "BackupReady"
     DELETING = "Deleting"
 
 

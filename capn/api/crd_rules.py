@@ -16,7 +16,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from capn.api import checks
+from capn.api import checks, cron
 
 CEL_KEY = "x-kubernetes-validations"
 
@@ -136,6 +136,7 @@ IMAGE_NAME = _matches(
 )
 DNS_DOMAIN = _matches(checks.SUBDOMAIN, "write a DNS domain in lower case, such as cluster.local")
 VERSION = _matches(checks.VERSION, "write the version as v1.MINOR.PATCH, such as v1.37.2")
+SCHEDULE = _matches(cron.PATTERN, "write five cron fields (numbers, UTC), such as 0 3 * * *")
 QUANTITY = _matches(checks.QUANTITY, "write a whole number and Mi, Gi or Ti, such as 2560Mi or 4Gi")
 
 _MINOR, _OLD_MINOR = "int(self.split('.')[1])", "int(oldSelf.split('.')[1])"

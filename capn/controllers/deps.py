@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from capn.api.machine_template import Infrastructure
+from capn.controllers.backups import Backups
 from capn.controllers.child_pool import ChildPool
 from capn.controllers.console_watch import ConsoleWatch
 from capn.controllers.credentials import CredentialStore
@@ -79,6 +80,7 @@ class Deps:
     recorder: Recorder
     now: Callable[[], datetime]
     bootstrap_timeout_s: float
+    backups: Backups
     shutdown_timeout_s: float
     nesting: NestingSettings | None = None
     gate: GateSettings | None = None

@@ -7,11 +7,13 @@ Must not: read settings from anywhere else, or hold behaviour.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE
+from capn.backup.registry import StoreRegistry
 from capn.build.nesting import claims_namespace
+from capn.controllers.backups import Backups
 from capn.controllers.child_pool import ChildPool
 from capn.controllers.cluster.reconciler import ClusterReconciler
 from capn.controllers.console_watch import ConsoleWatch
@@ -45,7 +47,7 @@ from capn.runtime.informer import Informer
 from capn.runtime.lease import LeaderElector, build_identity
 from capn.runtime.manager import Manager
 from capn.runtime.metrics import Metrics
-from capn.settings import GateSettings, NestingSettings, Settings
+from capn.settings import BackupStore, GateSettings, NestingSettings, Settings
 
 
 class Controllers:
@@ -64,6 +66,7 @@ class Controllers:
         namespace: str | None = None,
         nesting: NestingSettings | None = None,
         gate: GateSettings | None = None,
+        backup_stores: Mapping[str, BackupStore] | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.clusters = Informer(client, NESTED_CLUSTER, namespace=namespace, metrics=metrics)
@@ -88,6 +91,7 @@ class Controllers:
             now=now,
             bootstrap_timeout_s=bootstrap_timeout_s,
             shutdown_timeout_s=shutdown_timeout_s,
+            backups=Backups(StoreRegistry(backup_stores or {}, client, now)),
             nesting=nesting,
             gate=gate,
         )
@@ -130,6 +134,7 @@ class Controllers:
 
     def _forget_cluster(self, uid: str) -> None:
         self.deps.credentials.forget(uid)
+        self.deps.backups.forget(uid)
         self.children.drop_soon(uid)
 
     def _wake_later(self, ref: MachineRef, delay_s: float) -> None:
@@ -178,6 +183,7 @@ def build_manager(client: KubeClient, settings: Settings, providers: Providers) 
         shutdown_timeout_s=settings.shutdown_timeout_s,
         nesting=settings.nesting,
         gate=settings.gate,
+        backup_stores=settings.backup_stores,
         namespace=settings.namespace,
     )
     return Manager(

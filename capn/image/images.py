@@ -111,12 +111,20 @@ def build_images(
         [*((n, build_contents(n)) for n in names), (FLANNEL_IMAGE, FLANNEL_CONTENTS)]
     ):
         entries = [LayerEntry(path, source=parts[part]) for path, part in contents.programs.items()]
+        if _base_name(name) == "etcd":
+            entries += _build_file_tools(busybox)
         if name == FLANNEL_IMAGE:
             entries += [LayerEntry(path, link="/opt/cni/bin/flannel") for path in ("flannel", "opt/bin/flannel")]
         own = write_layer(entries, work / f"layer-{number}.tar")
         layers = (network, links, own) if contents.network else (own,)
         images.append(OciImage(name, layers, entrypoint=contents.entrypoint))
     return [*images, build_toolbox(busybox, work / "toolbox.tar")]
+
+
+def _build_file_tools(busybox: Path) -> list[LayerEntry]:
+    """How a snapshot gets out of etcd's container: `cat` and `rm`, and no shell."""
+    links = [LayerEntry(f"bin/{name}", link="busybox") for name in ("cat", "rm")]
+    return [LayerEntry("bin/busybox", source=busybox), *links]
 
 
 def _network_links(target: Path) -> Layer:

@@ -7,6 +7,7 @@ Must not: decide whether a change is safe (`capn.build.etcd_rules`), or change a
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -120,7 +121,8 @@ class EtcdClient:
                 async for piece in stream:
                     yield piece
         finally:
-            await self._exec(pod, ("rm", "-f", SNAPSHOT_PATH), timeout_s=_SLACK_S)
+            with contextlib.suppress(CapnError):  # the next snapshot overwrites it
+                await self._exec(pod, ("rm", "-f", SNAPSHOT_PATH), timeout_s=_SLACK_S)
 
     async def _ask(self, *words: str, endpoints: Sequence[str] = (_LOCAL,), may_fail: bool = False) -> ExecResult:
         command = _etcdctl(words, endpoints=endpoints)

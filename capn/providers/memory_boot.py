@@ -144,7 +144,6 @@ def build_etcd_pod(node_name: str, node_uid: str) -> dict[str, Any]:
             "ownerReferences": [owner],
         },
         "spec": {"nodeName": node_name, "containers": [{"name": ETCD_CONTAINER}]},
-        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
     }
 
 

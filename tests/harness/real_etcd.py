@@ -100,7 +100,7 @@ async def run(*words: str) -> ExecResult:
     return ExecResult(stdout, stderr, process.returncode)
 
 
-def build_pod(node: str, *, ready: bool = True) -> dict[str, Any]:
+def build_pod(node: str) -> dict[str, Any]:
     """The mirror pod of a node's etcd."""
     return {
         "metadata": {
@@ -109,7 +109,6 @@ def build_pod(node: str, *, ready: bool = True) -> dict[str, Any]:
             "labels": {"component": "etcd", "tier": "control-plane"},
         },
         "spec": {"nodeName": node, "containers": [{"name": "etcd"}]},
-        "status": {"conditions": [{"type": "Ready", "status": "True" if ready else "False"}]},
     }
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from capn import names
@@ -25,7 +25,7 @@ from capn.providers.memory import MemoryProvider
 from capn.providers.memory_world import MemoryWorld
 from capn.providers.registry import ProviderRegistry
 from capn.runtime.clock import utc_now
-from capn.settings import Endpoint, GateSettings, MemoryEndpoint, NestingSettings, Settings
+from capn.settings import BackupStore, Endpoint, GateSettings, MemoryEndpoint, NestingSettings, Settings
 
 LIMIT_S = 20.0
 NAMESPACE_NAME = "team"
@@ -69,13 +69,20 @@ class Scenario:
         world: MemoryWorld | None = None,
         endpoints: Mapping[str, Mapping[str, Endpoint]] | None = None,
         gate: GateSettings | None = None,
+        backup_stores: Mapping[str, BackupStore] | None = None,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.api = api or MemoryKubeClient()
         self.user = self.api.as_manager("kubectl")
         self.world = world or MemoryWorld(utc_now)
         self.endpoint = endpoint or MemoryEndpoint()
         named = endpoints or {"memory": {"default": MemoryEndpoint()}}
-        self.settings = Settings(endpoints={kind: dict(by_name) for kind, by_name in named.items()}, gate=gate)
+        self.settings = Settings(
+            endpoints={kind: dict(by_name) for kind, by_name in named.items()},
+            gate=gate,
+            backup_stores=dict(backup_stores or {}),
+        )
+        self.now = now
         self.events = Recorded()
         self.bootstrap_timeout_s = bootstrap_timeout_s
         self.shift = timedelta()  # how far the controllers' clock is ahead
@@ -95,7 +102,8 @@ class Scenario:
             shutdown_timeout_s=self.shutdown_timeout_s,
             nesting=NestingSettings(server="https://198.18.0.1:6443"),
             gate=self.settings.gate,
-            now=lambda: utc_now() + self.shift,
+            backup_stores=self.settings.backup_stores,
+            now=lambda: self.now() + self.shift,
         )
         runs = (parts.clusters.run(), parts.machines.run())
         self._tasks = [asyncio.create_task(run) for run in runs]

@@ -22,7 +22,7 @@ STRANGE_TEXT = (
     "1023Mi", "1024Mi", "1699Mi", "1700Mi", "4095Mi", "4Gi", "9999999999Ti", "VM", "Namespace", "Flannel", "None",
     "libvirt", "memory", "cp", "control-plane", "worker", "NoExecute", "kubernetes.io/x", "kubernetes.io/hostname",
     "x.kubernetes.io/y", "node.kubernetes.io/x", "a.node.kubernetes.io/x", "x.k8s.io/y", "k8s.io/y", "k8s.io",
-    "kubelet.kubernetes.io/x", "--v",
+    "kubelet.kubernetes.io/x", "--v", "* * * * *", "0 3 * * *", "60 * * * *", "@daily", "* * 0 * *",
 )  # fmt: skip
 STRANGE_NUMBERS = (-1, 0, 1, 2, 3, 4, 7, 8, 9, 10, 256, 257, 1000, 1001, 9999, 10000, 2**31, 2**63)
 STRANGE_JSON: tuple[Any, ...] = (None, True, False, 1.5, [], {}, [""], {"a": "b"}, [{}], {"a": None}, [None])
@@ -81,6 +81,10 @@ _NETWORK = st.fixed_dictionaries(
         "cni": st.sampled_from(["Flannel", "None"]),
     },
 )
+_BACKUP = st.fixed_dictionaries(
+    {"store": _WORD},
+    optional={"schedule": st.sampled_from(["0 3 * * *", "*/5 22-2 1,15 * 0"]), "keep": st.integers(1, 9)},
+)
 GOOD_CLUSTER_SPECS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"version": st.sampled_from(["v1.37.2", "v1.36.0"])},
     optional={
@@ -93,6 +97,7 @@ GOOD_CLUSTER_SPECS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "machine": _MACHINE,
         "drain": st.fixed_dictionaries({}, optional={"timeoutSeconds": st.integers(1, 86400)}),
         "infrastructure": _INFRASTRUCTURE,
+        "backup": _BACKUP,
         "deletionPolicy": st.sampled_from(["Delete", "Orphan"]),
     },
 )

@@ -19,6 +19,7 @@ from capn.api.machine import NestedMachine
 from capn.api.resources import NESTED_CLUSTER
 from capn.build.nesting import claims_namespace
 from capn.controllers.cluster import claim, power
+from capn.controllers.cluster.backup import reconcile_backup
 from capn.controllers.cluster.certificates import reconcile_certificates, reconcile_kubeconfig
 from capn.controllers.cluster.cni import reconcile_cni
 from capn.controllers.cluster.control_planes import reconcile_control_planes, reconcile_first_control_plane
@@ -53,6 +54,7 @@ PHASES: tuple[Phase[ClusterScope], ...] = (
     Phase(ClusterCondition.CONTROL_PLANE_INITIALIZED, reconcile_initialized),
     Phase(ClusterCondition.CONTROL_PLANE_READY, reconcile_control_planes),
     Phase(ClusterCondition.CNI_READY, reconcile_cni),
+    Phase(ClusterCondition.BACKUP_READY, reconcile_backup),
     Phase(ClusterCondition.WORKERS_READY, reconcile_workers),
     Phase(ClusterCondition.NESTING_READY, reconcile_nesting),
 )
@@ -94,7 +96,7 @@ class ClusterReconciler:
         status = compute_status(scope, progress, now=self._now())
         await self._write(scope, status)
         await self._tell_beside(scope, status, progress)
-        return self._conclude(progress)
+        return self._conclude(progress, scope.backup_due_s)
 
     async def _power_off(self, scope: ClusterScope) -> Result:
         """Only what switches the machines off; then nothing, until something changes."""
@@ -150,12 +152,13 @@ class ClusterReconciler:
         await self._write(scope, compute_deleting_status(scope, outcome, now=self._now()))
         return self._conclude(progress)
 
-    def _conclude(self, progress: Progress) -> Result:
+    def _conclude(self, progress: Progress, due_s: float | None = None) -> Result:
         if progress.error is not None:
             raise progress.error
+        times = [time_s for time_s in (progress.requeue_after_s, due_s) if time_s is not None]
         if progress.stopped_at is None and progress.requeue_after_s is None:
-            return Result.after(CHILD_CHECK_S)
-        return Result(requeue_after_s=progress.requeue_after_s)
+            times.append(CHILD_CHECK_S)
+        return Result(requeue_after_s=min(times, default=None))
 
     async def _write(self, scope: ClusterScope, status: Any) -> None:  # noqa: ANN401 - narrowed by write_status
         await write_status(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from capn import names
-from capn.api.cluster import NestedCluster
+from capn.api.cluster import BackupStatus, NestedCluster
 from capn.api.conditions import ClusterCondition, is_true
 from capn.api.machine import NestedMachine
 from capn.controllers.child_pool import Child
@@ -32,6 +32,8 @@ class ClusterScope:
     credentials: Credentials | None = field(default=None, repr=False)
     child: Child | None = None
     child_version: str | None = None
+    backup: BackupStatus | None = None
+    backup_due_s: float | None = None
 
     @property
     def ref(self) -> ClusterRef:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from capn import names
-from capn.api.cluster import Access, Endpoint, MachineCounts, NestedClusterStatus
+from capn.api.cluster import Access, BackupStatus, Endpoint, MachineCounts, NestedClusterStatus
 from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, is_true, overlay
 from capn.api.machine import NestedMachine
 from capn.controllers.cluster import claim
@@ -31,6 +31,7 @@ _PAUSED = ("Paused", "spec.paused is true: nothing is changed")
 BY_MACHINES = (ClusterCondition.CONTROL_PLANE_READY, ClusterCondition.WORKERS_READY)
 DONE_REASON = {
     ClusterCondition.NESTING_READY: "ControllerRuns",
+    ClusterCondition.BACKUP_READY: "BackedUp",
     ClusterCondition.INFRASTRUCTURE_READY: "NetworkReady",
     ClusterCondition.CERTIFICATES_AVAILABLE: "Available",
     ClusterCondition.KUBECONFIG_READY: "Available",
@@ -56,6 +57,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         _set_machines(conditions, ClusterCondition.WORKERS_READY, workers, scope.workers(), progress)
     set_scaling(conditions, scope)
     starting = _set_starting(conditions, progress)
+    _set_backup(conditions, scope, progress)
     _set_summary(conditions, kinds, scope, progress)
     failure = _failure(scope, progress)
     return NestedClusterStatus(
@@ -73,6 +75,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         workers=workers,
         pools=compute_pools(scope),
         nested=compute_nested(scope.cluster.path, scope.claims) if scope.cluster.spec.nests else None,
+        backup=_backup(scope),
         selector=f"{names.LABEL_CLUSTER}={scope.ref.name},{names.LABEL_ROLE}={names.ROLE_CONTROL_PLANE}",
         failure_reason=failure[0] if failure else None,
         failure_message=failure[1] if failure else None,
@@ -222,6 +225,18 @@ def _phase(conditions: ConditionSet, *, failed: bool) -> str:
     if conditions.is_true(ClusterCondition.READY):
         return "Ready"
     return "Provisioning" if conditions.is_true(ClusterCondition.INFRASTRUCTURE_READY) else "Pending"
+
+
+def _set_backup(conditions: ConditionSet, scope: ClusterScope, progress: Progress) -> None:
+    """Beside the others: a cluster is Ready without a backup, and says that it has none."""
+    if scope.cluster.spec.backup is not None and scope.cluster.spec.claim is None:
+        _set_phased(conditions, ClusterCondition.BACKUP_READY, scope, progress)
+
+
+def _backup(scope: ClusterScope) -> BackupStatus | None:
+    """What the phase came to, or what was before; kept when backups are switched off."""
+    found = scope.backup or scope.cluster.status.backup
+    return found if found is not None and found.to_json() else None
 
 
 def _endpoint(scope: ClusterScope) -> Endpoint | None:

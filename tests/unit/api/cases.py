@@ -130,6 +130,22 @@ CLUSTERS = (
         "spec.workers[0].taints",
         "",
     ),
+    Refused("backup without store", {"backup": {}}, "spec.backup.store", ""),
+    Refused("backup to an odd store", {"backup": {"store": "A"}}, "spec.backup.store", _LABEL),
+    *(
+        Refused(f"schedule {text!r}", {"backup": {"store": "a", "schedule": text}}, "spec.backup.schedule", "0 3 * * *")
+        for text in (
+            "@daily",
+            "60 * * * *",
+            "* 24 * * *",
+            "* * 0 * *",
+            "* * * 13 *",
+            "* * * * 8",
+            "* * * *",
+            "*/0 * * * *",
+        )
+    ),
+    Refused("no backup kept", {"backup": {"store": "a", "keep": 0}}, "spec.backup.keep", "1"),
     Refused("memory without unit", {"machine": {"memory": "4"}}, "spec.machine.memory", "such as 2560Mi"),
     Refused("memory in decimal", {"machine": {"memory": "4G"}}, "spec.machine.memory", "such as 2560Mi"),
     Refused("memory too large", {"machine": {"memory": "17Ti"}}, "spec.machine.memory", "16Ti"),

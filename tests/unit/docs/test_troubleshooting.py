@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 # Where conditions' reasons come from; the command line's and the runtime's own errors end on a terminal.
-SOURCES = ("capn/controllers", "capn/providers", "capn/build")
+SOURCES = ("capn/controllers", "capn/providers", "capn/build", "capn/backup")
 # A condition that is True, or an error that never leaves its call.
 SETTLED = {"Invalid", "BadAnswer", "BadRequest", "LookupFailed"}
 
