@@ -35,7 +35,7 @@ class Workload:
         await self.api.merge_patch(POD, name, APP, {"metadata": {"finalizers": None}})
 
     async def names(self) -> list[str]:
-        return [pod["metadata"]["name"] for pod in (await self.api.list(POD)).items]
+        return [pod["metadata"]["name"] for pod in (await self.api.list(POD, namespace=APP)).items]
 
     async def is_leaving(self, name: str) -> bool:
         pod = await self.api.get(POD, name, APP)
