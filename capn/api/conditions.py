@@ -45,6 +45,7 @@ class MachineCondition(StrEnum):
     INFRASTRUCTURE_READY = "InfrastructureReady"
     BOOTSTRAP_SUCCEEDED = "BootstrapSucceeded"
     NODE_HEALTHY = "NodeHealthy"
+    NODE_CONFIGURED = "NodeConfigured"
     DELETING = "Deleting"
 
 

@@ -100,6 +100,7 @@ class MemoryWorld:
         self.clusters: dict[str, SimulatedCluster] = {}
         self.machines: dict[str, SimulatedMachine] = {}
         self.failures: dict[str, tuple[str, str]] = {}
+        self.silent_nodes: set[str] = set()
         self.down = False
 
     def add_cluster(self, ref: ClusterRef) -> SimulatedCluster:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, cast
 
 from capn import names
@@ -77,6 +78,7 @@ class Scenario:
         self.events = Recorded()
         self.bootstrap_timeout_s = bootstrap_timeout_s
         self.provider: Any = self.build_provider()
+        self.ahead = timedelta()
         self._tasks: list[asyncio.Task[None]] = []
         self.controllers: Controllers | None = None
 
@@ -90,6 +92,7 @@ class Scenario:
             bootstrap_timeout_s=self.bootstrap_timeout_s,
             nesting=NestingSettings(server="https://198.18.0.1:6443"),
             gate=self.settings.gate,
+            now=lambda: utc_now() + self.ahead,
         )
         runs = (parts.clusters.run(), parts.machines.run())
         self._tasks = [asyncio.create_task(run) for run in runs]
@@ -139,6 +142,13 @@ class Scenario:
         found = self.find_api(uid)
         assert found is not None
         return found
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass for the controllers, and their timers for clusters with it."""
+        self.ahead += timedelta(seconds=seconds)
+        assert self.controllers is not None
+        for cluster in self.world.clusters.values():
+            self.controllers._wake_ref(cluster.ref)
 
     async def kill(self) -> None:
         """Stop the controllers wherever they are; the guests go on."""

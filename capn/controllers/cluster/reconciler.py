@@ -9,9 +9,6 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-import structlog
-from pydantic import ValidationError
-
 from capn import names
 from capn.api.cluster import NestedCluster, NestedClusterStatus
 from capn.api.conditions import ClusterCondition
@@ -25,6 +22,7 @@ from capn.controllers.cluster.control_planes import reconcile_control_planes
 from capn.controllers.cluster.deletion import reconcile_deletion
 from capn.controllers.cluster.infrastructure import reconcile_infrastructure
 from capn.controllers.cluster.initialized import reconcile_initialized
+from capn.controllers.cluster.machines import read_machines
 from capn.controllers.cluster.nesting import reconcile_nesting
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.cluster.status import compute_deleting_status, compute_paused_status, compute_status
@@ -32,15 +30,13 @@ from capn.controllers.cluster.told import compute_told
 from capn.controllers.cluster.workers import reconcile_workers
 from capn.controllers.deps import INDEX_CLUSTER, INDEX_NAMESPACE, Deps
 from capn.controllers.finalizer import add_finalizer
-from capn.controllers.parse import parse, parse_or_explain
+from capn.controllers.parse import parse_or_explain
 from capn.controllers.phases import Phase, Progress, run_phases
 from capn.controllers.status_writer import write_status
 from capn.controllers.timestamps import format_time
 from capn.errors import CapnError
 from capn.runtime.controller import Key
 from capn.runtime.result import Result
-
-log = structlog.get_logger(__name__)
 
 # A phase without a condition of its own is named by the one that it serves; the status sums machines up itself.
 PHASES: tuple[Phase[ClusterScope], ...] = (
@@ -108,17 +104,7 @@ class ClusterReconciler:
 
     def _machines(self, key: Key, uid: str) -> list[NestedMachine]:
         """Machines that name this cluster and are not another's."""
-        machines = []
-        for raw in self._deps.machines.by_index(INDEX_CLUSTER, f"{key.namespace}/{key.name}"):
-            try:
-                machine = parse(NestedMachine, raw)
-            except ValidationError:
-                # Its own reconciler explains it; one broken machine must not stop the cluster.
-                log.warning("machine cannot be read", machine=raw["metadata"]["name"])
-                continue
-            if machine.metadata.controller_uid in {None, uid}:
-                machines.append(machine)
-        return machines
+        return read_machines(self._deps.machines.by_index(INDEX_CLUSTER, f"{key.namespace}/{key.name}"), uid)
 
     async def _delete(self, scope: ClusterScope) -> Result:
         progress = await run_phases(DELETION, scope)
@@ -131,8 +117,9 @@ class ClusterReconciler:
     def _conclude(self, progress: Progress) -> Result:
         if progress.error is not None:
             raise progress.error
-        if progress.stopped_at is None and progress.requeue_after_s is None:
-            return Result.after(CHILD_CHECK_S)
+        if progress.stopped_at is None:
+            after_s = progress.requeue_after_s
+            return Result.after(CHILD_CHECK_S if after_s is None else min(after_s, CHILD_CHECK_S))
         return Result(requeue_after_s=progress.requeue_after_s)
 
     async def _write(self, scope: ClusterScope, status: Any) -> None:  # noqa: ANN401 - narrowed by write_status

@@ -12,6 +12,7 @@ from capn import names
 from capn.api.cluster import Access, Endpoint, MachineCounts, NestedClusterStatus
 from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, is_true, overlay
 from capn.api.machine import NestedMachine
+from capn.build.pool_plan import count_updated
 from capn.controllers.cluster import claim
 from capn.controllers.cluster.nested import compute_nested
 from capn.controllers.cluster.scope import ClusterScope
@@ -46,10 +47,10 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         if kind not in BY_MACHINES:
             _set_phased(conditions, kind, scope, progress)
     control_planes = _count(scope.control_planes(), _desired_control_planes(scope))
-    workers = _count(scope.workers(), _desired_workers(scope))
+    workers = _count_workers(scope)
     if ClusterCondition.WORKERS_READY in kinds:
         _set_machines(conditions, ClusterCondition.CONTROL_PLANE_READY, control_planes, scope.control_planes())
-        _set_machines(conditions, ClusterCondition.WORKERS_READY, workers, scope.workers())
+        _set_workers(conditions, workers, scope, progress)
     _set_summary(conditions, kinds, scope, progress)
     failure = _failure(scope, progress)
     return NestedClusterStatus(
@@ -65,6 +66,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         ),
         control_plane=control_planes,
         workers=workers,
+        remediations=previous.remediations if scope.remediations is None else list(scope.remediations) or None,
         nested=compute_nested(scope.cluster.path, scope.claims) if scope.cluster.spec.nests else None,
         selector=f"{names.LABEL_CLUSTER}={scope.ref.name},{names.LABEL_ROLE}={names.ROLE_CONTROL_PLANE}",
         failure_reason=failure[0] if failure else None,
@@ -136,6 +138,23 @@ def _count(machines: Sequence[NestedMachine], desired: int) -> MachineCounts:
     return MachineCounts(desired=desired, created=len(machines), ready=ready)
 
 
+def _count_workers(scope: ClusterScope) -> MachineCounts:
+    counts = _count(scope.workers(), _desired_workers(scope))
+    if scope.cluster.spec.claim is not None:
+        return counts
+    return counts.model_copy(update={"updated": count_updated(scope.cluster, scope.workers())})
+
+
+def _set_workers(conditions: ConditionSet, counts: MachineCounts, scope: ClusterScope, progress: Progress) -> None:
+    """What the phase says of rollouts and of unhealthy machines, else what the machines say."""
+    outcome = progress.outcomes.get(ClusterCondition.WORKERS_READY)
+    # Of machines that are merely on their way the counts say more.
+    if isinstance(outcome, Wait) and outcome.reason != "WaitingForMachines":
+        conditions.set(ClusterCondition.WORKERS_READY, "False", outcome.reason, outcome.message)
+    else:
+        _set_machines(conditions, ClusterCondition.WORKERS_READY, counts, scope.workers())
+
+
 def _set_machines(
     conditions: ConditionSet, kind: ClusterCondition, counts: MachineCounts, machines: Sequence[NestedMachine]
 ) -> None:
@@ -181,7 +200,8 @@ def _failure(scope: ClusterScope, progress: Progress) -> tuple[str, str] | None:
     if isinstance(progress.error, TerminalError):
         return progress.error.reason, str(progress.error)
     for machine in scope.machines:
-        if machine.status.failure_reason:
+        healed = machine.metadata.deleting or machine.metadata.name in scope.healing
+        if machine.status.failure_reason and not healed:
             message = f"{machine.metadata.name}: {machine.status.failure_message or ''}"
             return machine.status.failure_reason, message[:4096]
     return None
