@@ -20,8 +20,9 @@ from capn.build.said import Said
 
 _NAMED = 5
 _MAX_DOUBLINGS = 10
-# A round that was decided is carried out once it is written down; what could not be is tried again.
-_NEXT_STEP_S = 0.1
+# A round is carried out once it is written down, and in a later second than its own: times have whole seconds, and what
+# is made in its place must not seem to belong to it. What could not be deleted is tried again.
+_NEXT_STEP = timedelta(seconds=1)
 _RETRY_S = 5.0
 
 
@@ -131,6 +132,8 @@ def _decide(
     last = None if record is None else datetime.fromisoformat(record.last_time)
     healing = {patient.machine.metadata.name for patient in due}
     if last is not None and (decided := [patient for patient in due if patient.finding.due <= last]):
+        if (begin := last + _NEXT_STEP) > now:
+            return _Round(healing=healing, said=_replacing(pool, decided), after_s=(begin - now).total_seconds())
         return _Round(delete=decided, healing=healing, said=_replacing(pool, decided), after_s=_RETRY_S)
     count = 0 if record is None or last is None or _recovered(due[0], last, check) else record.count
     if count >= check.max_retries:
@@ -139,7 +142,7 @@ def _decide(
         return _Round(healing=healing, said=_pausing(pool, due, count), after_s=(begin - now).total_seconds())
     began = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     following = Remediation(pool=pool, count=count + 1, last_time=began)
-    return _Round(healing=healing, record=following, said=_replacing(pool, due), after_s=_NEXT_STEP_S)
+    return _Round(healing=healing, record=following, said=_replacing(pool, due), after_s=_NEXT_STEP.total_seconds())
 
 
 def _watch(pool: str, patients: Sequence[Patient], now: datetime) -> _Round:

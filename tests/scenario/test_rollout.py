@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from tests.harness.pools import (
 )
 from tests.harness.scenario import NAMESPACE_NAME, Scenario, running_scenario
 
-KEPT = {"healthCheck": {"enabled": False}}
+KEPT: dict[str, Any] = {"healthCheck": {"enabled": False}}
 
 
 class Seen:
@@ -75,7 +76,7 @@ def _is_ready(machine: dict[str, Any]) -> bool:
 async def test_a_change_of_size_replaces_machines_within_the_limits(
     scenario: Scenario, rollout: dict[str, int] | None, most: int, fewest: int
 ) -> None:
-    extra = {} if rollout is None else {"rollout": rollout}
+    extra: dict[str, Any] = {} if rollout is None else {"rollout": rollout}
     await scenario.create(workers=[build_pool(**extra)])
     await scenario.ready()
     before = {machine["metadata"]["uid"] for machine in await workers_of(scenario)}
@@ -158,7 +159,7 @@ async def test_a_rollout_goes_on_from_wherever_the_controller_died(when: Any) ->
                     break
                 faulty = FaultyKubeClient(scenario.api, [Fault(when, _is_step)])
                 await scenario.start(faulty)
-                await scenario.until(lambda faulty=faulty: _crashed_or_done(scenario, faulty, bigger))
+                await scenario.until(partial(_crashed_or_done, scenario, faulty, bigger))
                 await scenario.kill()
             await scenario.start()
             await scenario.until(lambda: all_are(scenario, bigger, count=2))
@@ -181,6 +182,7 @@ async def test_a_pool_shrinks_by_the_annotated_the_sick_and_the_highest(scenario
     await scenario.ready()
     patch = {"metadata": {"annotations": {names.ANNOTATION_DELETE_MACHINE: ""}}}
     await scenario.user.merge_patch(NESTED_MACHINE, "c1-md-0", NAMESPACE_NAME, patch)
+    scenario.advance(60)  # else it is taken for a node that is still starting
     await set_node_ready(scenario, "c1-md-1", "False")
     await workers_say(scenario, "NodesNotReady")
 
@@ -200,11 +202,17 @@ async def test_a_pool_shrinks_by_the_annotated_the_sick_and_the_highest(scenario
 
 
 async def test_labels_and_taints_change_in_place_and_back(scenario: Scenario) -> None:
-    first = {"labels": {"a.b/tier": "web", "old": "x"}, "taints": [{"key": "old", "effect": "NoSchedule"}]}
+    first: dict[str, Any] = {
+        "labels": {"a.b/tier": "web", "old": "x"},
+        "taints": [{"key": "old", "effect": "NoSchedule"}],
+    }
     await scenario.create(workers=[build_pool(1, **first)])
     await scenario.ready()
     before = await workers_of(scenario)
-    second = {"labels": {"a.b/tier": "db", "new": ""}, "taints": [{"key": "new", "effect": "NoSchedule", "value": "v"}]}
+    second: dict[str, Any] = {
+        "labels": {"a.b/tier": "db", "new": ""},
+        "taints": [{"key": "new", "effect": "NoSchedule", "value": "v"}],
+    }
     await scenario.patch("c1", {"workers": [build_pool(1, **second)]})
 
     async def has(labels: dict[str, str], taints: list[str], *, lacks: str) -> bool:
@@ -232,7 +240,7 @@ async def test_labels_and_taints_change_in_place_and_back(scenario: Scenario) ->
 
 
 async def test_drift_of_a_node_is_put_right_and_what_others_put_there_stays(scenario: Scenario) -> None:
-    ours = {"labels": {"tier": "web"}, "taints": [{"key": "ours", "effect": "NoSchedule"}]}
+    ours: dict[str, Any] = {"labels": {"tier": "web"}, "taints": [{"key": "ours", "effect": "NoSchedule"}]}
     await scenario.create(workers=[build_pool(1, **ours)])
     await scenario.ready()
     admin = (await child_of(scenario)).as_manager("admin")

@@ -116,13 +116,13 @@ def test_those_that_the_health_check_deletes_keep_their_place_and_serve_nobody()
     assert gone(plan_of(new(0, 1), 1, dying=dying)) == []
 
 
-@pytest.mark.parametrize("request_", [{"room": 0}, {"room": -1}])
-def test_no_room_in_the_pod_network_is_said(request_: dict[str, int]) -> None:
-    plan = plan_of(old(0, 1), 2, **request_)
+@pytest.mark.parametrize("room", [0, -1])
+def test_no_room_in_the_pod_network_is_said(room: int) -> None:
+    plan = plan_of(old(0, 1), 2, room=room)
     assert (made(plan), gone(plan)) == ([], [])
     assert plan.said is not None
     assert plan.said.reason == "RolloutBlocked"
-    assert made(plan_of(old(0), 2, **request_)) == [1]  # what is wanted anyway, admission has counted
+    assert made(plan_of(old(0), 2, room=room)) == [1]  # what is wanted anyway, admission has counted
 
 
 def test_names_end_at_three_digits() -> None:
@@ -136,9 +136,9 @@ def test_names_end_at_three_digits() -> None:
 
 def test_labels_and_taints_are_given_once_the_node_is_there_and_make_no_new_machine() -> None:
     taint = {"key": "a", "value": "b", "effect": "NoSchedule"}
-    pool = {"labels": {"x": "y"}, "taints": [taint, {"key": "c", "effect": "NoExecute"}]}
-    same = [*reversed(pool["taints"])]
-    right = make_worker(0, labels={"x": "y"}, taints=same)
+    other = {"key": "c", "effect": "NoExecute"}
+    pool = {"labels": {"x": "y"}, "taints": [taint, other]}
+    right = make_worker(0, labels={"x": "y"}, taints=[other, taint])
     unregistered = make_worker(2).model_copy(
         update={"status": make_worker(2).status.model_copy(update={"node_ref": None})}
     )

@@ -80,6 +80,9 @@ def test_it_waits_to_the_second_then_writes_down_a_round_then_deletes() -> None:
     assert decided.delete == ()
     assert decided.records == (record(1, 400),)
     assert decided.healing == {"demo-md-0"}
+    soon = verdict_of([sick], 400.9, *decided.records)
+    assert (soon.delete, soon.said, soon.records) == ((), decided.said, decided.records)
+    assert soon.after_s == pytest.approx(0.1)
     done = verdict_of([sick], 401, *decided.records)
     assert [patient.machine.metadata.name for patient in done.delete] == ["demo-md-0"]
     assert done.records == decided.records
@@ -127,7 +130,7 @@ def test_more_than_max_unhealthy_are_left_alone_and_counted_before_they_are_due(
     verdict = verdict_of([*sick, make_worker(3), make_worker(4)], 400)
     assert reason(verdict) == "RemediationBlocked"
     assert "3 of 5 workers are unhealthy (demo-md-0, demo-md-1, demo-md-2)" in verdict.said[0].message
-    assert verdict.records == verdict.delete == ()
+    assert (verdict.records, verdict.delete) == ((), ())
     assert reason(verdict_of(sick[:2], 400)) == "Remediating"
 
 
