@@ -36,7 +36,7 @@ CLUSTER_PARTS = (
     "ControlPlaneReady",
     "WorkersReady",
 )
-MACHINE_PARTS = ("BootstrapDataReady", "InfrastructureReady", "BootstrapSucceeded", "NodeHealthy")
+MACHINE_PARTS = ("BootstrapDataReady", "InfrastructureReady", "BootstrapSucceeded", "NodeHealthy", "NodeConfigured")
 # Sums of other conditions: no event of their own.
 _QUIET = frozenset({"ControlPlaneReady", "WorkersReady"})
 
@@ -56,8 +56,8 @@ def build_manifest(name: str) -> dict[str, Any]:
 
 
 def build_pool(number: int) -> dict[str, Any]:
-    """The worker pool; its nodes' label is what B6 changes."""
-    return {"name": "w", "replicas": 1, "labels": {"bench.capn.dev/number": str(number)}}
+    """The worker pool; how it would be rolled out is what B6 changes, which is no work for anybody."""
+    return {"name": "w", "replicas": 1, "rollout": {"maxSurge": 1 + number % 997}}
 
 
 def format_now() -> str:
@@ -145,7 +145,7 @@ def build_cluster_status(generation: int, true: Sequence[str], *, ready: int) ->
         "version": VERSION,
         "machines": {"desired": 2, "created": 2, "ready": ready},
         "controlPlane": {"desired": 1, "created": 1, "ready": min(ready, 1)},
-        "workers": {"desired": 1, "created": 1, "ready": max(ready - 1, 0)},
+        "workers": {"desired": 1, "created": 1, "ready": max(ready - 1, 0), "updated": 1},
         "selector": f"{names.LABEL_CLUSTER}=x,{names.LABEL_ROLE}={names.ROLE_CONTROL_PLANE}",
         "conditions": _build_conditions(CLUSTER_PARTS, true, generation, ("Paused", "Stalled", "Reconciling")),
     }

@@ -172,7 +172,7 @@ class Changer:
         return Load(rate=sum(taken) / (time.monotonic() - begun), refused=len(taken) - sum(taken))
 
     async def _change(self, name: str, number: int) -> bool:
-        """Whether the API server took it. A label of the pool's future nodes: always a new value, never more work."""
+        """Whether the API server took it. The pool's rollout.maxSurge: always a new value, never more work."""
         path = build_path(NESTED_CLUSTER, namespace=NAMESPACE, name=name)
         try:
             await self._api.call("PATCH", path, {"spec": {"workers": [build_pool(number)]}}, content_type=MERGE_PATCH)

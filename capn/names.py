@@ -22,14 +22,17 @@ LABEL_POOL = f"{GROUP}/pool"
 LABEL_CAPI_CLUSTER = "cluster.x-k8s.io/cluster-name"
 SECRET_TYPE_CAPI = "cluster.x-k8s.io/secret"  # noqa: S105 - a type's name, not a secret
 ANNOTATION_OWNER_UID = f"{GROUP}/owner-uid"
-# On a machine, by a person: the first to go when there is one too many.
-ANNOTATION_DELETE_MACHINE = f"{GROUP}/delete-machine"
 # On a claimed machine, by the child that claimed it: its node has joined, the bootstrap data may go.
 ANNOTATION_RELEASED = f"{GROUP}/bootstrap-released"
 # On a machine, by whoever makes it (its cluster, or the child that claimed it): its VM shall be off.
 ANNOTATION_POWER_OFF = f"{GROUP}/power-off"
 # What it says: let the guest shut down, or cut its power.
 POWER_OFF_ASKED, POWER_OFF_FORCED = "true", "force"
+# On a NestedMachine, by people: the first to go when its pool shrinks; never replaced by the health check.
+ANNOTATION_DELETE_MACHINE = f"{GROUP}/delete-machine"
+ANNOTATION_SKIP_REMEDIATION = f"{GROUP}/skip-remediation"
+# On a node in a child: which of its labels and taints came from the machine's spec, so that they can be taken off.
+ANNOTATION_NODE_SETTINGS = f"{GROUP}/node-settings"
 # Of bootstrap data that a child hands over: no other Secret is read for a claimed machine.
 SECRET_TYPE_CLAIM = f"{GROUP}/claimed-bootstrap-data"
 
@@ -135,6 +138,10 @@ def secret_bootstrap(machine: str) -> str:
 def control_plane_machine(cluster: str, ordinal: int) -> str:
     """Name of the n-th control-plane machine, counted from 0; also its node's name."""
     return f"{cluster}-cp-{ordinal}"
+
+
+# `<cluster>-<pool>-<ordinal>` has to stay a node's name: admission leaves room for three digits.
+MAX_WORKER_ORDINAL = 999
 
 
 def worker_machine(cluster: str, pool: str, ordinal: int) -> str:

@@ -15,6 +15,7 @@ from pydantic.alias_generators import to_camel
 from capn.api import crd_rules as rules
 from capn.api.machine_template import Infrastructure, Labels, Machine, Quantity, Taints, Version
 from capn.api.meta import Conditions, Model, ObjectMeta, RuledModel
+from capn.api.pools import HealthCheck, Remediation, Rollout
 
 ArgValue = Annotated[str, Field(max_length=4096), rules.ARG_VALUE]
 ExtraArgs = Annotated[dict[str, ArgValue], Field(max_length=64), BeforeValidator(rules.drop_nulls), rules.ARG_NAMES]
@@ -135,6 +136,9 @@ class WorkerPool(Model):
     )
     labels: Labels = Field(default_factory=dict, description="Labels of the nodes.")
     taints: Taints = Field(default_factory=list, description="Taints of the nodes.")
+    rollout: Rollout | None = Field(
+        default=None, description="How machines are replaced when a change needs new ones; by default one by one."
+    )
 
 
 class Drain(Model):
@@ -216,6 +220,9 @@ class NestedClusterSpec(Model):
     )
     machine: Machine = Field(default_factory=Machine, description="Default size of every machine.")
     drain: Drain = Field(default_factory=Drain, description="How pods leave a node before its machine is deleted.")
+    health_check: HealthCheck | None = Field(
+        default=None, description="When workers count as unhealthy and are replaced; by default the values named below."
+    )
     infrastructure: Infrastructure = Field(default_factory=Infrastructure, description="Where the machines run.")
     nesting: Nesting | None = Field(default=None, description="Clusters inside this cluster; none by default.")
     backup: Backup | None = Field(default=None, description="Snapshots of etcd; none by default.")
@@ -257,6 +264,7 @@ class MachineCounts(Model):
     desired: int = Field(default=0, description="Machines that the spec asks for.")
     created: int = Field(default=0, description="NestedMachines that exist.")
     ready: int = Field(default=0, description="Machines whose node is Ready.")
+    updated: int | None = Field(default=None, description="Machines that are as the spec has them now (of workers).")
 
 
 class PoolCounts(MachineCounts):
@@ -322,6 +330,9 @@ class NestedClusterStatus(Model):
     workers: MachineCounts | None = Field(default=None, description="Counts of worker machines.")
     pools: Annotated[list[PoolCounts], Field(max_length=32), rules.Unique(("name",))] = Field(
         default_factory=list, description="Counts of each worker pool, for scalers."
+    )
+    remediations: Annotated[list[Remediation], Field(max_length=32), rules.Unique(("pool",))] | None = Field(
+        default=None, description="Replacements of unhealthy workers, by pool; kept so that they end."
     )
     nested: NestedSummary | None = Field(default=None, description="The clusters below, where spec.nesting allows any.")
     backup: BackupStatus | None = Field(default=None, description="What became of backups.")

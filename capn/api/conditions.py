@@ -49,6 +49,7 @@ class MachineCondition(StrEnum):
     BOOTSTRAP_SUCCEEDED = "BootstrapSucceeded"
     NODE_HEALTHY = "NodeHealthy"
     POWERED_OFF = "PoweredOff"
+    NODE_CONFIGURED = "NodeConfigured"
     DELETING = "Deleting"
 
 

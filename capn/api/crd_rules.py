@@ -8,6 +8,7 @@ half is `allows`, which who knows the old object asks (`capn.api.transitions`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -250,6 +251,24 @@ LABEL_KEYS = (
 LABEL_VALUE = Rule(f"self.matches(r'^({checks.NAME_PART})?$')", _VALUE_MESSAGE, holds=checks.is_label_value)
 TAINT_KEY = Rule(_KEY_CEL.format("self"), _KEY_MESSAGE, holds=checks.is_label_key)
 
+MAX_UNHEALTHY = _matches("[0-9]{1,3}%|[0-9]{1,4}", "write a number or a percentage as text, such as '2' or '40%'")
+ROLLOUT_RULES = (
+    Rule(
+        "self.maxSurge > 0 || self.maxUnavailable > 0",
+        "with maxSurge and maxUnavailable both 0 no machine could be replaced: allow one of either",
+        holds=lambda rollout: rollout.max_surge > 0 or rollout.max_unavailable > 0,
+        field=".maxSurge",
+    ),
+)
+HEALTH_CHECK_RULES = (
+    Rule(
+        "self.minHealthyPeriodSeconds > self.nodeStartupTimeoutSeconds",
+        "a replacement may take nodeStartupTimeoutSeconds to fail as well: make minHealthyPeriodSeconds longer",
+        holds=lambda check: check.min_healthy_period_seconds > check.node_startup_timeout_seconds,
+        field=".minHealthyPeriodSeconds",
+    ),
+)
+
 _LIBVIRT = "self.infrastructure.kind == 'libvirt'"
 _OWN = "has(self.controlPlane.machine)"
 _POOLS = "(!has(self.workers) || self.workers.all(pool, {}))"
@@ -406,12 +425,26 @@ CLAIM_PATH = _matches(
     r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[a-z0-9]([-a-z0-9.]*[a-z0-9])?)+",
     "name the cluster that asks as namespace/name, one pair a level",
 )
+
+
+def _is_same_machine(old: Any, new: Any) -> bool:  # noqa: ANN401 - a machine's spec; the models import this module
+    names = (re.sub("([A-Z])", r"_\1", name).lower() for name in MACHINE_FIXED)
+    return all(getattr(old, name) == getattr(new, name) for name in names)
+
+
+# All of a machine's spec but labels and taints, which its node takes on without a new VM.
+MACHINE_FIXED = (
+    "clusterName", "role", "ordinal", "pool", "version", "machine", "infrastructure", "bootstrap",
+)  # fmt: skip
 MACHINE_SPEC_RULES = (
     Rule(
-        "self == oldSelf",
+        " && ".join(
+            f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
+            for name in MACHINE_FIXED
+        ),
         "a machine cannot be changed: delete it, and its cluster makes another",
         forbidden=True,
-        allows=_is_same,
+        allows=_is_same_machine,
     ),
     Rule(
         "(self.role == 'worker') == has(self.pool)",

@@ -28,8 +28,10 @@ def desired_machines(cluster: NestedCluster) -> list[dict[str, Any]]:
     return machines
 
 
-def build_machine(cluster: NestedCluster, *, role: str, ordinal: int, pool: WorkerPool | None) -> dict[str, Any]:
-    """One NestedMachine, with the finalizer already on it so that it is there before the first side effect."""
+def build_machine(
+    cluster: NestedCluster, *, role: str, ordinal: int, pool: WorkerPool | None, version: str | None = None
+) -> dict[str, Any]:
+    """One NestedMachine (by default of the spec's version), with the finalizer on it before the first side effect."""
     spec = cluster.spec
     owner = cluster.metadata.name
     size = (pool.machine if pool else spec.control_plane.machine) or spec.machine
@@ -37,7 +39,7 @@ def build_machine(cluster: NestedCluster, *, role: str, ordinal: int, pool: Work
         "clusterName": owner,
         "role": role,
         "ordinal": ordinal,
-        "version": spec.version,
+        "version": version or spec.version,
         "machine": size.to_json(),
         "infrastructure": spec.infrastructure.to_json(),
     }

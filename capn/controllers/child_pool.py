@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from capn import names
 from capn.api.resources import NODE
 from capn.errors import UnreachableError
 from capn.kube.client import KubeClient
@@ -135,4 +136,6 @@ def compute_node_essence(node: Object | None) -> object:
         (condition.get("type"), condition.get("status"), condition.get("reason"))
         for condition in (decoded.get("status") or {}).get("conditions") or ()
     ]
-    return (node.metadata.uid, node.metadata.labels, (decoded.get("spec") or {}).get("providerID"), conditions)
+    spec = decoded.get("spec") or {}
+    settings = (node.metadata.labels, (node.metadata.annotations or {}).get(names.ANNOTATION_NODE_SETTINGS))
+    return (node.metadata.uid, settings, spec.get("providerID"), spec.get("taints"), conditions)

@@ -199,6 +199,10 @@ class MemoryProvider:
         """Let the bootstrap of machines of this name fail with that end of a log."""
         self.world.failures[machine_name] = (stage, tail)
 
+    def withhold_node(self, machine_name: str) -> None:
+        """Let machines of this name say that they are done, and register no node."""
+        self.world.silent_nodes.add(machine_name)
+
     def crash(self, ref: MachineRef, state: MachineState = MachineState.CRASHED) -> None:
         """Crash or stop the VM."""
         machine = self.world.machines[ref.uid]

@@ -99,7 +99,8 @@ async def _join(  # noqa: PLR0913, PLR0917 - one call site; the parts are unrela
         if world.child_lives(cluster.ref.uid):
             secret = await cluster.api.get(SECRET, token_secret_name(token), "kube-system")
             if secret is not None and _alive(secret, token, world.now()):
-                await _register(cluster.api.as_manager("kubelet"), machine, plan)
+                if machine.ref.name not in world.silent_nodes:
+                    await _register(cluster.api.as_manager("kubelet"), machine, plan)
                 if machine.request.role == names.ROLE_CONTROL_PLANE:
                     await _join_etcd(cluster, machine, plan, sleep)
                 return
@@ -160,7 +161,7 @@ def _alive(secret: dict[str, Any], token: str, now: datetime) -> bool:
 def build_node(machine: SimulatedMachine, plan: GuestPlan) -> dict[str, Any]:
     """Build the node that the machine's kubelet registers."""
     control_plane = machine.request.role == names.ROLE_CONTROL_PLANE
-    labels = {"kubernetes.io/hostname": plan.node_name, "kubernetes.io/os": "linux"}
+    labels = {**plan.labels, "kubernetes.io/hostname": plan.node_name, "kubernetes.io/os": "linux"}
     if control_plane:
         labels["node-role.kubernetes.io/control-plane"] = ""
     return {

@@ -29,6 +29,7 @@ class GuestPlan:
     joins: bool
     token: str = field(repr=False)
     taints: tuple[dict[str, Any], ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 def read_user_data(user_data: bytes) -> GuestPlan:
@@ -50,13 +51,20 @@ def _read_kubeadm(documents: list[Any]) -> GuestPlan:
         raise InvalidSpecError("bootstrap data", "holds neither an InitConfiguration nor a JoinConfiguration")
     registration = main.get("nodeRegistration", {})
     made = main.get("bootstrapTokens") or [{"token": _DEFAULT_TOKEN}]
+    arguments = _extra_args(registration)
     return GuestPlan(
         node_name=registration.get("name", ""),
-        provider_id=_extra_args(registration).get("provider-id", ""),
+        provider_id=arguments.get("provider-id", ""),
         joins=join is not None,
         token=(join["discovery"]["bootstrapToken"] if join else made[0])["token"],
         taints=tuple(registration.get("taints") or ()),
+        labels=_parse_labels(arguments.get("node-labels", "")),
     )
+
+
+def _parse_labels(text: str) -> dict[str, str]:
+    """`a=b,c=` as the kubelet reads it."""
+    return {key: value for key, _, value in (entry.partition("=") for entry in text.split(",") if entry)}
 
 
 def _extra_args(registration: dict[str, Any]) -> dict[str, str]:

@@ -104,6 +104,7 @@ class MemoryWorld:
         self.failures: dict[str, tuple[str, str]] = {}
         # Names of machines whose guest does not shut down when it is asked to.
         self.deaf: set[str] = set()
+        self.silent_nodes: set[str] = set()
         self.down = False
 
     def add_cluster(self, ref: ClusterRef) -> SimulatedCluster:

@@ -105,6 +105,8 @@ def _chain(seen: Seen, fixes: Mapping[str, str]) -> Iterator[Link]:
     yield _by_condition("VM", machine, MachineCondition.INFRASTRUCTURE_READY, fixes)
     yield from _guest(machine, fixes)
     yield _by_condition("node", machine, MachineCondition.NODE_HEALTHY, fixes)
+    if find_condition(machine, MachineCondition.NODE_CONFIGURED) is not None:
+        yield _by_condition("node", machine, MachineCondition.NODE_CONFIGURED, fixes)
     for kind, link in (
         (ClusterCondition.CONTROL_PLANE_INITIALIZED, "API server"),
         (ClusterCondition.CNI_READY, "CNI"),

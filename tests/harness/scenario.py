@@ -154,6 +154,13 @@ class Scenario:
         assert found is not None
         return found
 
+    def advance(self, seconds: float) -> None:
+        """Let time pass for the controllers, and their timers for clusters with it."""
+        self.shift += timedelta(seconds=seconds)
+        assert self.controllers is not None
+        for cluster in self.world.clusters.values():
+            self.controllers._wake_ref(cluster.ref)
+
     async def kill(self) -> None:
         """Stop the controllers wherever they are; the guests go on."""
         for task in self._tasks:

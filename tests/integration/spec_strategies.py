@@ -72,6 +72,15 @@ _CONTROL_PLANE = st.fixed_dictionaries(
         "etcd": _ARGS,
     },
 )
+_HEALTH_CHECK = st.fixed_dictionaries(
+    {},
+    optional={
+        "enabled": st.booleans(),
+        "nodeStartupTimeoutSeconds": st.integers(1, 3599),
+        "maxUnhealthy": st.sampled_from(["0", "7", "40%", "100%"]),
+        "maxRetries": st.integers(0, 100),
+    },
+)
 _NETWORK = st.fixed_dictionaries(
     {},
     optional={
@@ -98,6 +107,7 @@ GOOD_CLUSTER_SPECS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "drain": st.fixed_dictionaries({}, optional={"timeoutSeconds": st.integers(1, 86400)}),
         "infrastructure": _INFRASTRUCTURE,
         "backup": _BACKUP,
+        "healthCheck": _HEALTH_CHECK,
         "deletionPolicy": st.sampled_from(["Delete", "Orphan"]),
     },
 )
@@ -123,6 +133,7 @@ GOOD_MACHINE_SPECS: st.SearchStrategy[dict[str, Any]] = st.one_of(
 
 _FULL_MACHINE = {"cpus": 2, "memory": "2Gi", "disk": "4Gi", "image": "a"}
 _FULL_NODE = {"labels": {"a": "b"}, "taints": [{"key": "a", "value": "b", "effect": "NoExecute"}]}
+_FULL_ROLLOUT = {"maxSurge": 0, "maxUnavailable": 1}
 FULL_CLUSTER_SPEC: dict[str, Any] = {
     "version": "v1.37.2",
     "isolation": "VM",
@@ -136,8 +147,24 @@ FULL_CLUSTER_SPEC: dict[str, Any] = {
         "etcd": {"extraArgs": {"a": "b"}},
     },
     "workers": [
-        {"name": "a", "replicas": 1, "autoscaling": {"min": 1, "max": 2}, "machine": _FULL_MACHINE, **_FULL_NODE}
+        {
+            "name": "a",
+            "replicas": 1,
+            "autoscaling": {"min": 1, "max": 2},
+            "machine": _FULL_MACHINE,
+            **_FULL_NODE,
+            "rollout": _FULL_ROLLOUT,
+        }
     ],
+    "healthCheck": {
+        "enabled": True,
+        "nodeStartupTimeoutSeconds": 600,
+        "unhealthyTimeoutSeconds": 60,
+        "maxUnhealthy": "2",
+        "maxRetries": 1,
+        "retryPeriodSeconds": 30,
+        "minHealthyPeriodSeconds": 900,
+    },
     "machine": _FULL_MACHINE,
     "drain": {"timeoutSeconds": 60},
     "infrastructure": {"kind": "libvirt", "endpoint": "a"},

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from capn.api.cluster import NestedCluster, NestedClusterSpec
+from capn.api.crd_rules import MACHINE_FIXED
 from capn.api.machine import NestedMachine
 from capn.dev.parent import Parent
 from tests.conftest import Kubectl
@@ -162,6 +163,39 @@ def test_a_machine_cannot_be_changed(kubectl: Kubectl, crds: list[str], namespac
     patch = json.dumps({"spec": {"machine": {"cpus": 4}}})
     done = kubectl.run("-n", namespace, "patch", "nm", "demo-cp-0", "--type=merge", "-p", patch)
     assert "spec: Forbidden: a machine cannot be changed" in done.stderr
+
+
+@pytest.mark.parametrize("field", MACHINE_FIXED)
+def test_nothing_but_labels_and_taints_of_a_machine_changes(
+    kubectl: Kubectl, crds: list[str], namespace: str, field: str
+) -> None:
+    assert crds
+    worker = {"role": "worker", "pool": "a", "labels": {"a": "b"}}
+    kubectl("-n", namespace, "create", "-f", "-", stdin=json.dumps(machine(worker, "demo-a-0")))
+    changed = {
+        "role": "control-plane",
+        "ordinal": 1,
+        "version": "v1.37.3",
+        "machine": {"image": "other"},
+        "infrastructure": {"endpoint": "b"},
+        "bootstrap": {"dataSecretName": "s"},
+    }
+    patch = json.dumps({"spec": {field: changed.get(field, "other"), "labels": {"a": None, "c": "d"}}})
+    done = kubectl.run("-n", namespace, "patch", "nm", "demo-a-0", "--type=merge", "-p", patch)
+    assert "spec: Forbidden: a machine cannot be changed" in done.stderr
+
+
+def test_labels_and_taints_of_a_machine_change(kubectl: Kubectl, crds: list[str], namespace: str) -> None:
+    assert crds
+    worker = {"role": "worker", "pool": "a", "labels": {"a": "b"}}
+    kubectl("-n", namespace, "create", "-f", "-", stdin=json.dumps(machine(worker, "demo-a-0")))
+    for spec in (
+        {"labels": {"a": None, "c": "d"}, "taints": [{"key": "k", "value": "", "effect": "NoSchedule"}]},
+        {"labels": {"c": None}, "taints": []},
+    ):
+        kubectl("-n", namespace, "patch", "nm", "demo-a-0", "--type=merge", "-p", json.dumps({"spec": spec}))
+    live = kubectl.json("-n", namespace, "get", "nm", "demo-a-0")["spec"]
+    assert (live.get("labels") or {}, live.get("taints") or []) == ({}, [])
 
 
 def test_the_control_plane_scales_by_odd_numbers(kubectl: Kubectl, demo: str) -> None:

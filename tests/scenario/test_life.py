@@ -159,6 +159,7 @@ async def test_workers_scale_up_and_down_and_their_nodes_go(scenario: Scenario) 
             "desired": count,
             "created": count,
             "ready": count,
+            "updated": count,
         }
 
     await scenario.until(lambda: has_workers(3))
@@ -188,7 +189,7 @@ async def test_stopped_machine_is_started_again_and_keeps_its_node(scenario: Sce
 
 
 async def test_worker_removed_behind_our_back_is_said_to_be_lost(scenario: Scenario) -> None:
-    await scenario.create(workers=ONE_WORKER)
+    await scenario.create(workers=ONE_WORKER, healthCheck={"enabled": False})
     await scenario.ready()
     scenario.provider.remove(await scenario.machine_ref("c1-md-0"))
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from capn.api.cluster import NestedCluster
 from capn.api.machine import NestedMachine
+from capn.build.version_skew import find_skew
 from capn.controllers.cluster.live import refuse_if_deleting
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
@@ -56,6 +57,8 @@ def refuse_unsupported_changes(scope: Changing) -> None:
     control_planes = scope.control_planes()
     running = {machine.spec.version for machine in control_planes}
     if running and spec.version not in running:
+        if (skew := find_skew(scope.workers(), spec.version)) is not None:
+            raise InvalidSpecError("spec.version", skew, reason="VersionSkew")
         raise InvalidSpecError(
             "spec.version",
             f"upgrading a running cluster is not supported yet; set it back to {min(running)}",

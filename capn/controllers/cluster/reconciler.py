@@ -9,9 +9,6 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-import structlog
-from pydantic import ValidationError
-
 from capn import names
 from capn.api.cluster import NestedCluster, NestedClusterStatus, PowerState
 from capn.api.conditions import ClusterCondition
@@ -26,6 +23,7 @@ from capn.controllers.cluster.control_planes import reconcile_control_planes, re
 from capn.controllers.cluster.deletion import reconcile_deletion
 from capn.controllers.cluster.infrastructure import reconcile_infrastructure
 from capn.controllers.cluster.initialized import reconcile_initialized
+from capn.controllers.cluster.machines import read_machines
 from capn.controllers.cluster.nesting import reconcile_nesting
 from capn.controllers.cluster.power_status import compute_off_status
 from capn.controllers.cluster.scope import ClusterScope
@@ -34,15 +32,13 @@ from capn.controllers.cluster.told import compute_told
 from capn.controllers.cluster.workers import reconcile_workers
 from capn.controllers.deps import INDEX_CLUSTER, INDEX_NAMESPACE, Deps
 from capn.controllers.finalizer import add_finalizer
-from capn.controllers.parse import parse, parse_or_explain
+from capn.controllers.parse import parse_or_explain
 from capn.controllers.phases import Phase, Progress, run_phases
 from capn.controllers.status_writer import write_status
 from capn.controllers.timestamps import format_time
 from capn.errors import CapnError
 from capn.runtime.controller import Key
 from capn.runtime.result import Result
-
-log = structlog.get_logger(__name__)
 
 # A phase without a condition of its own is named by the one that it serves; the status sums machines up itself.
 PHASES: tuple[Phase[ClusterScope], ...] = (
@@ -129,17 +125,7 @@ class ClusterReconciler:
 
     def _machines(self, key: Key, uid: str) -> list[NestedMachine]:
         """Machines that name this cluster and are not another's."""
-        machines = []
-        for raw in self._deps.machines.by_index(INDEX_CLUSTER, f"{key.namespace}/{key.name}"):
-            try:
-                machine = parse(NestedMachine, raw)
-            except ValidationError:
-                # Its own reconciler explains it; one broken machine must not stop the cluster.
-                log.warning("machine cannot be read", machine=raw["metadata"]["name"])
-                continue
-            if machine.metadata.controller_uid in {None, uid}:
-                machines.append(machine)
-        return machines
+        return read_machines(self._deps.machines.by_index(INDEX_CLUSTER, f"{key.namespace}/{key.name}"), uid)
 
     async def _delete(self, scope: ClusterScope) -> Result:
         # Whoever makes the machines must know whether to stand still: what waits there would hold this up for ever.
@@ -156,7 +142,7 @@ class ClusterReconciler:
         if progress.error is not None:
             raise progress.error
         times = [time_s for time_s in (progress.requeue_after_s, due_s) if time_s is not None]
-        if progress.stopped_at is None and progress.requeue_after_s is None:
+        if progress.stopped_at is None:
             times.append(CHILD_CHECK_S)
         return Result(requeue_after_s=min(times, default=None))
 

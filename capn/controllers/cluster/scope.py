@@ -13,6 +13,7 @@ from capn import names
 from capn.api.cluster import BackupStatus, NestedCluster
 from capn.api.conditions import ClusterCondition, is_true
 from capn.api.machine import NestedMachine
+from capn.api.pools import Remediation
 from capn.controllers.child_pool import Child
 from capn.controllers.credentials import Credentials
 from capn.controllers.deps import Deps
@@ -34,6 +35,9 @@ class ClusterScope:
     child_version: str | None = None
     backup: BackupStatus | None = None
     backup_due_s: float | None = None
+    # Of unhealthy workers: what the status has to remember, and who is being replaced and needs no person.
+    remediations: Sequence[Remediation] | None = None
+    healing: frozenset[str] = frozenset()
 
     @property
     def ref(self) -> ClusterRef:

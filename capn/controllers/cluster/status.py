@@ -12,6 +12,7 @@ from capn import names
 from capn.api.cluster import Access, BackupStatus, Endpoint, MachineCounts, NestedClusterStatus
 from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, is_true, overlay
 from capn.api.machine import NestedMachine
+from capn.build.pool_plan import count_updated
 from capn.controllers.cluster import claim
 from capn.controllers.cluster.nested import compute_nested
 from capn.controllers.cluster.pool_status import compute_pools, set_scaling
@@ -49,7 +50,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         if kind not in BY_MACHINES:
             _set_phased(conditions, kind, scope, progress)
     control_planes = _count(scope.control_planes(), _desired_control_planes(scope))
-    workers = _count(scope.workers(), _desired_workers(scope))
+    workers = _count_workers(scope)
     if ClusterCondition.WORKERS_READY in kinds:
         _set_machines(
             conditions, ClusterCondition.CONTROL_PLANE_READY, control_planes, scope.control_planes(), progress
@@ -74,6 +75,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         control_plane=control_planes,
         workers=workers,
         pools=compute_pools(scope),
+        remediations=previous.remediations if scope.remediations is None else list(scope.remediations) or None,
         nested=compute_nested(scope.cluster.path, scope.claims) if scope.cluster.spec.nests else None,
         backup=_backup(scope),
         selector=f"{names.LABEL_CLUSTER}={scope.ref.name},{names.LABEL_ROLE}={names.ROLE_CONTROL_PLANE}",
@@ -156,6 +158,13 @@ def _count(machines: Sequence[NestedMachine], desired: int) -> MachineCounts:
     return MachineCounts(desired=desired, created=len(machines), ready=ready)
 
 
+def _count_workers(scope: ClusterScope) -> MachineCounts:
+    counts = _count(scope.workers(), _desired_workers(scope))
+    if scope.cluster.spec.claim is not None:
+        return counts
+    return counts.model_copy(update={"updated": count_updated(scope.cluster, scope.workers())})
+
+
 def _set_machines(
     conditions: ConditionSet,
     kind: ClusterCondition,
@@ -213,7 +222,8 @@ def _failure(scope: ClusterScope, progress: Progress) -> tuple[str, str] | None:
     if isinstance(progress.error, TerminalError):
         return progress.error.reason, str(progress.error)
     for machine in scope.machines:
-        if machine.status.failure_reason:
+        healed = machine.metadata.deleting or machine.metadata.name in scope.healing
+        if machine.status.failure_reason and not healed:
             message = f"{machine.metadata.name}: {machine.status.failure_message or ''}"
             return machine.status.failure_reason, message[:4096]
     return None

@@ -1,29 +1,167 @@
-"""Phase WorkersReady: the machines of the worker pools, all at once.
+"""Phase WorkersReady: the machines of the worker pools, as `capn.build.pool_plan` and `remediation` choose them.
 
+Runs only when the child's API has answered in this reconcile: of a silent child nothing is known, so nothing is
+replaced.
 Must not: touch a hypervisor; that is the machine's own reconciler.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 from capn import names
-from capn.build.machines import desired_machines
-from capn.controllers.cluster.machines import create_machine, delete_machines, restore_stamps
+from capn.api.checks import node_capacity
+from capn.api.conditions import ClusterCondition, find, find_condition
+from capn.api.machine import NestedMachine
+from capn.api.pools import HealthCheck
+from capn.api.resources import NESTED_CLUSTER, NODE
+from capn.build.machines import build_machine
+from capn.build.pool_plan import PoolPlan, PoolRequest, compute_pool_plan
+from capn.build.pool_size import compute_pool_size
+from capn.build.remediation import Patient, Verdict, compute_remediation
+from capn.build.said import Said
+from capn.build.version_skew import compute_worker_version
+from capn.controllers.cluster.machines import (
+    create_machine,
+    delete_machines,
+    list_live_machines,
+    restore_stamps,
+    update_labels,
+)
+from capn.controllers.cluster.power import was_switched_off
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 
+# The first of these that a pool says is the condition's reason; all messages are told.
+_GRAVEST_FIRST = (
+    "RemediationExhausted",
+    "RemediationBlocked",
+    "RolloutStopped",
+    "RolloutBlocked",
+    "Remediating",
+    "RemediationWaiting",
+    "RollingOut",
+    "WaitingForControlPlane",
+    "NodesNotReady",
+)
+# Those that somebody should hear of who looks at no condition.
+_TOLD = frozenset({"RemediationExhausted", "RemediationBlocked", "RolloutStopped", "RolloutBlocked"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What all pools together come to."""
+
+    plans: Mapping[str, PoolPlan]
+    verdict: Verdict
+    surplus: Sequence[NestedMachine]
+
+    @property
+    def deletes(self) -> bool:
+        return bool(self.verdict.delete or self.surplus or any(plan.delete for plan in self.plans.values()))
+
 
 async def reconcile_workers(scope: ClusterScope) -> Wait | None:
-    """Create missing workers and delete those that the spec no longer asks for."""
-    wanted = {
-        machine["metadata"]["name"]: machine
-        for machine in desired_machines(scope.cluster)
-        if machine["spec"]["role"] == names.ROLE_WORKER
-    }
-    existing = {machine.metadata.name: machine for machine in scope.workers()}
-    for name, manifest in wanted.items():
-        if name in existing:
-            await restore_stamps(scope, existing[name], manifest)
-        else:
+    """Take the next step of every pool: heal, scale, roll out, and give nodes their labels and taints."""
+    await _restore(scope)
+    step = _compute_step(scope)
+    if step.deletes:
+        # A cache that is behind would have another one deleted for one that is going already.
+        scope.machines = await list_live_machines(scope)
+        step = _compute_step(scope)
+    scope.remediations, scope.healing = step.verdict.records, step.verdict.healing
+    for pool in scope.cluster.spec.workers:
+        for manifest in step.plans[pool.name].create:
             await create_machine(scope, manifest)
-    await delete_machines(scope, [machine for name, machine in existing.items() if name not in wanted])
-    return None
+        for machine in step.plans[pool.name].update:
+            await update_labels(scope, machine, pool)
+        await delete_machines(scope, step.plans[pool.name].delete)
+    await delete_machines(scope, step.surplus)
+    for patient in step.verdict.delete:
+        await _replace(scope, patient)
+    return _conclude(scope, step)
+
+
+async def _restore(scope: ClusterScope) -> None:
+    pools = {pool.name: pool for pool in scope.cluster.spec.workers}
+    for machine in scope.workers():
+        if (pool := pools.get(machine.spec.pool or "")) is not None:
+            ordinal = machine.spec.ordinal
+            manifest = build_machine(scope.cluster, role=names.ROLE_WORKER, ordinal=ordinal, pool=pool)
+            await restore_stamps(scope, machine, manifest)
+
+
+def _compute_step(scope: ClusterScope) -> _Step:
+    spec, workers = scope.cluster.spec, scope.workers()
+    by_pool: dict[str, list[NestedMachine]] = {pool.name: [] for pool in spec.workers}
+    surplus: list[NestedMachine] = []
+    for machine in workers:
+        by_pool.get(machine.spec.pool or "", surplus).append(machine)
+    wanted = {pool.name: compute_pool_size(scope.cluster, pool) for pool in spec.workers}
+    verdict = compute_remediation(
+        # One that is only being started again after the cluster was off is not ill.
+        {name: [machine for machine in found if not was_switched_off(machine)] for name, found in by_pool.items()},
+        sum(wanted.values()),
+        spec.health_check or HealthCheck(),
+        scope.cluster.status.remediations or (),
+        scope.deps.now(),
+    )
+    capacity = node_capacity(spec.network.pod_cidr)
+    dying = frozenset(patient.machine.metadata.name for patient in verdict.delete)
+    version = compute_worker_version(scope.control_planes(), spec.version)
+    plans = {
+        pool.name: compute_pool_plan(
+            PoolRequest(
+                cluster=scope.cluster,
+                pool=pool,
+                wanted=wanted[pool.name],
+                machines=by_pool[pool.name],
+                version=version,
+                room=None if capacity is None else capacity - len(scope.machines),
+                dying=dying,
+            )
+        )
+        for pool in spec.workers
+    }
+    return _Step(plans, verdict, surplus)
+
+
+async def _replace(scope: ClusterScope, patient: Patient) -> None:
+    """Delete a machine, if its node is not well again behind our cache's back; the pool fills the place later."""
+    machine = patient.machine
+    if patient.finding.by_node and scope.child is not None:
+        node = await scope.child.client.get(NODE, machine.metadata.name)
+        ready = None if node is None else find_condition(node, "Ready")
+        if ready is not None and ready.get("status") == "True":
+            return
+    await delete_machines(scope, [machine])
+    message = f"{machine.metadata.name} is replaced: {patient.finding.message}"
+    if machine.status.failure_message:
+        message += f": {machine.status.failure_message}"
+    _tell(scope, Said(reason="Remediated", message=message[:1024]))
+
+
+def _conclude(scope: ClusterScope, step: _Step) -> Wait | None:
+    said = [*step.verdict.said, *(plan.said for plan in step.plans.values() if plan.said is not None)]
+    version = scope.cluster.spec.version
+    if scope.workers() and compute_worker_version(scope.control_planes(), version) != version:
+        message = f"workers go to {version} when every control plane has it"
+        said.append(Said(reason="WaitingForControlPlane", message=message))
+    said.sort(key=lambda one: _GRAVEST_FIRST.index(one.reason))
+    if not said:
+        if step.verdict.after_s is None:
+            return None
+        return Wait("WaitingForMachines", "new workers are starting", step.verdict.after_s, blocks=False)
+    before = find(scope.cluster.status.conditions, ClusterCondition.WORKERS_READY)
+    if said[0].reason in _TOLD and (before is None or before.reason != said[0].reason):
+        _tell(scope, said[0])
+    message = "; ".join(one.message for one in said)
+    return Wait(said[0].reason, message, step.verdict.after_s, blocks=False)
+
+
+def _tell(scope: ClusterScope, said: Said) -> None:
+    meta = scope.cluster.metadata
+    head = {"apiVersion": NESTED_CLUSTER.api_version, "kind": NESTED_CLUSTER.kind}
+    obj = head | {"metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}}
+    scope.deps.recorder.event(obj, "Warning", said.reason, said.message)

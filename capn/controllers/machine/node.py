@@ -9,7 +9,6 @@ from typing import Any
 
 from capn import names
 from capn.api.conditions import find_condition
-from capn.api.resources import NODE
 from capn.controllers.child_pool import Child
 from capn.controllers.machine.bootstrap_data import revoke_token
 from capn.controllers.machine.scope import MachineScope
@@ -17,15 +16,13 @@ from capn.controllers.phases import Wait
 from capn.errors import TerminalError, TransientError
 
 POLL_S = 15.0
-# kubeadm labels control planes itself; a kubelet may not give itself a role label, so workers get theirs from here.
-WORKER_LABEL = "node-role.kubernetes.io/worker"
 
 
 async def reconcile_node(scope: MachineScope) -> Wait | None:
     """Find the node by the watch, check that it is ours, release the bootstrap, then report its health."""
     if not scope.cluster_initialized:
         return Wait("WaitingForControlPlane", "the child's API is not initialized yet", POLL_S)
-    child = await open_child(scope)
+    scope.child = child = await open_child(scope)
     scope.node = node = child.node(scope.name)
     if node is None:
         return Wait("WaitingForNode", f"node {scope.name} has not registered in the child yet", POLL_S)
@@ -37,7 +34,6 @@ async def reconcile_node(scope: MachineScope) -> Wait | None:
             reason="ProviderIDMismatch",
         )
     await _release_bootstrap(scope, child)
-    await _label_worker(scope, child, node)
     return compute_health(node)
 
 
@@ -69,20 +65,12 @@ async def _release_bootstrap(scope: MachineScope, child: Child) -> None:
     scope.deps.consoles.forget(ref.uid)
 
 
-async def _label_worker(scope: MachineScope, child: Child, node: dict[str, Any]) -> None:
-    labels = node["metadata"].get("labels") or {}
-    if scope.machine.spec.role != names.ROLE_WORKER or WORKER_LABEL in labels:
-        return
-    metadata = {"name": scope.name, "uid": node["metadata"]["uid"], "labels": {WORKER_LABEL: ""}}
-    await child.client.apply(NODE, {"apiVersion": "v1", "kind": "Node", "metadata": metadata})
-
-
 def compute_health(node: dict[str, Any]) -> Wait | None:
     """None when the node is Ready, else what its kubelet says (untrusted; the API server has capped it)."""
     ready = find_condition(node, "Ready")
     if ready is None:
-        return Wait("NodeNotReady", "the node has not reported its state yet")
+        return Wait("NodeNotReady", "the node has not reported its state yet", blocks=False)
     if ready.get("status") == "True":
         return None
     message = str(ready.get("message", ""))[:512]
-    return Wait("NodeNotReady", f"{ready.get('reason', 'NotReady')}: {message}")
+    return Wait("NodeNotReady", f"{ready.get('reason', 'NotReady')}: {message}", blocks=False)

@@ -20,6 +20,7 @@ from capn.controllers.machine.bootstrap_data import reconcile_bootstrap_data
 from capn.controllers.machine.deletion import reconcile_deletion
 from capn.controllers.machine.infrastructure import reconcile_infrastructure
 from capn.controllers.machine.node import reconcile_node
+from capn.controllers.machine.node_settings import reconcile_node_settings
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.machine.status import compute_deleting_status, compute_paused_status, compute_status
 from capn.controllers.parse import parse_leniently, parse_or_explain
@@ -34,6 +35,7 @@ PHASES: tuple[Phase[MachineScope], ...] = (
     Phase(MachineCondition.INFRASTRUCTURE_READY, reconcile_infrastructure),
     Phase(MachineCondition.BOOTSTRAP_SUCCEEDED, reconcile_bootstrap),
     Phase(MachineCondition.NODE_HEALTHY, reconcile_node),
+    Phase(MachineCondition.NODE_CONFIGURED, reconcile_node_settings),
 )
 DELETION: tuple[Phase[MachineScope], ...] = (Phase(MachineCondition.DELETING, reconcile_deletion),)
 # A VM's death comes as an event; this look is for one that was missed. It asks the hypervisor, not the parent.

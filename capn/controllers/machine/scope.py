@@ -14,6 +14,7 @@ from capn.api.cluster import NestedCluster
 from capn.api.conditions import ClusterCondition, MachineCondition, find, is_true
 from capn.api.machine import NestedMachine
 from capn.build.report import Report
+from capn.controllers.child_pool import Child
 from capn.controllers.deps import INDEX_CLUSTER, Deps
 from capn.providers.base import ClusterRef, MachineRef, ObservedMachine, Provider
 
@@ -29,6 +30,7 @@ class MachineScope:
     fresh_vm: bool = False  # made in this reconcile, so that nothing heard before is about it
     bootstrap_data: bytes | None = field(default=None, repr=False)
     report: Report | None = None
+    child: Child | None = None
     node: dict[str, Any] | None = None
 
     @property

@@ -14,15 +14,18 @@ PHASED = (
     MachineCondition.INFRASTRUCTURE_READY,
     MachineCondition.BOOTSTRAP_SUCCEEDED,
     MachineCondition.NODE_HEALTHY,
+    MachineCondition.NODE_CONFIGURED,
 )
 # Of a machine that a child claims: its node is the child's to look at.
-CLAIMED = PHASED[:-1]
+CLAIMED = PHASED[:-2]
+_OF_NODE = PHASED[-2:]
 _PAUSED = ("Paused", "the cluster's spec.paused is true: nothing is changed")
 DONE_REASON = {
     MachineCondition.BOOTSTRAP_DATA_READY: "Available",
     MachineCondition.INFRASTRUCTURE_READY: "MachineRunning",
     MachineCondition.BOOTSTRAP_SUCCEEDED: "KubeadmDone",
     MachineCondition.NODE_HEALTHY: "NodeReady",
+    MachineCondition.NODE_CONFIGURED: "AsSpecified",
 }
 
 
@@ -107,7 +110,7 @@ def _set_phased(conditions: ConditionSet, kind: MachineCondition, scope: Machine
     elif isinstance(outcome, Wait):
         conditions.set(kind, "False", outcome.reason, outcome.message)
     else:
-        silent = kind is MachineCondition.NODE_HEALTHY and isinstance(outcome.error, TransientError)
+        silent = kind in _OF_NODE and isinstance(outcome.error, TransientError)
         conditions.set(kind, "Unknown" if silent else "False", outcome.error.reason, str(outcome.error))
 
 

@@ -46,6 +46,7 @@ def _pool(**fields: object) -> dict[str, Any]:
 
 
 _LABEL = "letter or digit at both ends"
+_CHECK = "spec.healthCheck."
 
 CLUSTERS = (
     Refused("version without v", {"version": "1.37.2"}, "spec.version", "such as v1.37.2"),
@@ -193,6 +194,25 @@ CLUSTERS = (
         "spec.powerState",
         "the cluster that it is made for",
     ),
+    Refused(
+        "rollout that allows nothing",
+        _pool(rollout={"maxSurge": 0, "maxUnavailable": 0}),
+        "spec.workers[0].rollout.maxSurge",
+        "one of either",
+    ),
+    Refused("negative surge", _pool(rollout={"maxSurge": -1}), "spec.workers[0].rollout.maxSurge", "0"),
+    Refused(
+        "part that is no part", {"healthCheck": {"maxUnhealthy": "40 %"}}, "spec.healthCheck.maxUnhealthy", "'40%'"
+    ),
+    Refused(
+        "no time to start", {"healthCheck": {"nodeStartupTimeoutSeconds": 0}}, _CHECK + "nodeStartupTimeoutSeconds", "1"
+    ),
+    Refused(
+        "retries that never end",
+        {"healthCheck": {"nodeStartupTimeoutSeconds": 3600}},
+        _CHECK + "minHealthyPeriodSeconds",
+        "longer",
+    ),
     Refused("long name", {}, "metadata.name", "at most 40", name="a" * 41),
     Refused("name with a dot", {}, "metadata.name", "letters, digits and '-'", name="a.b"),
     Refused("long names together", {"workers": [{"name": "b" * 24}]}, "spec.workers", "shorten", name="a" * 35),
@@ -228,5 +248,8 @@ ACCEPTED: tuple[dict[str, Any], ...] = (
     {"workers": [{"name": "a", "replicas": 2, "autoscaling": {"min": 0, "max": 255}}]},
     {"network": {"podCIDR": "10.244.0.0/22"}, "workers": [{"name": "a", "autoscaling": {"min": 1, "max": 3}}]},
     {"drain": {"timeoutSeconds": 1}},
+    {"workers": [{"name": "a", "rollout": {"maxSurge": 0, "maxUnavailable": 1}}, {"name": "b", "rollout": {}}]},
+    {"healthCheck": {}},
+    {"healthCheck": {"enabled": False, "maxUnhealthy": "3", "maxRetries": 0, "unhealthyTimeoutSeconds": 1}},
     {"paused": None, "network": None, "workers": [{"name": "a", "replicas": 0, "machine": {"memory": "1Gi"}}]},
 )  # each beside version v1.37.2

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from capn.api import checks
 from capn.api.cluster import NestedCluster, NestedClusterSpec
-from capn.api.machine import NestedMachine
+from capn.api.crd_rules import MACHINE_FIXED
+from capn.api.machine import NestedMachine, NestedMachineSpec
 from capn.api.machine_template import quantity_mib
 from tests.unit.api.cases import ACCEPTED, CLUSTERS, MACHINES, Refused, cluster, machine
 
@@ -76,6 +77,11 @@ def test_the_version_alone_is_enough() -> None:
         "infrastructure": {"kind": "libvirt", "endpoint": "default"},
         "deletionPolicy": "Delete",
     }
+
+
+def test_all_of_a_machine_but_labels_and_taints_is_fixed() -> None:
+    fields = {field.alias or name for name, field in NestedMachineSpec.model_fields.items()}
+    assert fields - set(MACHINE_FIXED) == {"labels", "taints"}
 
 
 def test_a_boolean_is_no_number() -> None:
