@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, cast
 
 from capn import names
@@ -70,7 +71,10 @@ class Scenario:
     ) -> None:
         self.api = api or MemoryKubeClient()
         self.user = self.api.as_manager("kubectl")
-        self.world = world or MemoryWorld(utc_now)
+        # How far the clocks of the controllers and of the machines are ahead of the test's.
+        self.ahead = timedelta(0)
+        self.child_ahead = timedelta(0)
+        self.world = world or MemoryWorld(lambda: utc_now() + self.child_ahead)
         self.endpoint = endpoint or MemoryEndpoint()
         named = endpoints or {"memory": {"default": MemoryEndpoint()}}
         self.settings = Settings(endpoints={kind: dict(by_name) for kind, by_name in named.items()}, gate=gate)
@@ -79,6 +83,7 @@ class Scenario:
         self.provider: Any = self.build_provider()
         self._tasks: list[asyncio.Task[None]] = []
         self.controllers: Controllers | None = None
+        self._wakes = 0
 
     async def start(self, client: KubeClient | None = None) -> None:
         """Start the controllers, through `client` if one is given (a faulty one)."""
@@ -90,6 +95,7 @@ class Scenario:
             bootstrap_timeout_s=self.bootstrap_timeout_s,
             nesting=NestingSettings(server="https://198.18.0.1:6443"),
             gate=self.settings.gate,
+            now=lambda: utc_now() + self.ahead,
         )
         runs = (parts.clusters.run(), parts.machines.run())
         self._tasks = [asyncio.create_task(run) for run in runs]
@@ -191,6 +197,13 @@ class Scenario:
             "spec": body,
         }
         return await self.user.create(NESTED_CLUSTER, obj)
+
+    async def wake(self, name: str = "c1") -> None:
+        """Have the cluster reconciled now, as an edit of its annotations does, and wait until all is calm."""
+        self._wakes += 1
+        annotations = {"test/wake": str(self._wakes)}
+        await self.user.merge_patch(NESTED_CLUSTER, name, NAMESPACE_NAME, {"metadata": {"annotations": annotations}})
+        await self.settle()
 
     async def patch(self, name: str, spec: dict[str, Any]) -> None:
         await self.user.merge_patch(NESTED_CLUSTER, name, NAMESPACE_NAME, {"spec": spec})

@@ -32,6 +32,8 @@ class ClusterScope:
     credentials: Credentials | None = field(default=None, repr=False)
     child: Child | None = None
     child_version: str | None = None
+    # What a condition that is True has to say all the same: reason and message, by condition.
+    notices: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def ref(self) -> ClusterRef:

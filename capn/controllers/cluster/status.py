@@ -115,20 +115,24 @@ def _desired_workers(scope: ClusterScope) -> int:
 def _set_phased(conditions: ConditionSet, kind: ClusterCondition, scope: ClusterScope, progress: Progress) -> None:
     if kind not in progress.outcomes:
         if scope.was_true(kind):  # an earlier phase failed just now; what was reached is still there
-            conditions.set(kind, "True", DONE_REASON[kind])
+            conditions.set(kind, "True", *_describe_done(scope, kind))
         else:
             conditions.set(kind, "False", "Waiting", f"waiting for {progress.stopped_at or 'earlier steps'}")
         return
     outcome = progress.outcomes[kind]
     if outcome is None:
-        conditions.set(kind, "True", DONE_REASON[kind])
+        conditions.set(kind, "True", *_describe_done(scope, kind))
     elif isinstance(outcome, Wait):
         conditions.set(kind, "False", outcome.reason, outcome.message)
     elif kind is ClusterCondition.CONTROL_PLANE_INITIALIZED and scope.initialized:
         # Initialization happened and cannot be undone; that the API is silent now shows in Ready and Stalled.
-        conditions.set(kind, "True", DONE_REASON[kind])
+        conditions.set(kind, "True", *_describe_done(scope, kind))
     else:
         conditions.set(kind, "False", outcome.error.reason, str(outcome.error))
+
+
+def _describe_done(scope: ClusterScope, kind: ClusterCondition) -> tuple[str, str]:
+    return scope.notices.get(kind, (DONE_REASON[kind], ""))
 
 
 def _count(machines: Sequence[NestedMachine], desired: int) -> MachineCounts:
