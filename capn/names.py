@@ -36,6 +36,13 @@ ANNOTATION_INFRASTRUCTURE = f"{GROUP}/infrastructure"
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 # On a claimed cluster, by the child that claimed it: how the cluster is.
 ANNOTATION_REPORTED = f"{GROUP}/reported"
+# On objects of a child: the add-on that they belong to; an object without it is not pruned.
+ANNOTATION_ADDON = f"{GROUP}/addon"
+# On a NestedCluster, by people: another value has the add-ons' content read at once.
+ANNOTATION_REFRESH = f"{GROUP}/refresh-addons"
+LABEL_ADDON_INVENTORY = f"{GROUP}/addon-inventory"
+# Of Secrets that hold an add-on's manifests: no other Secret is copied to a child.
+SECRET_TYPE_ADDON = f"{GROUP}/addon"
 ANNOTATION_RENEW_AFTER = f"{GROUP}/renew-after"
 CHILD_ACCOUNT = "child"
 CHILD_ROLE = "capn-child"
@@ -113,6 +120,16 @@ def secret_kubeconfig(cluster: str) -> str:
 def secret_bootstrap(machine: str) -> str:
     """The machine's bootstrap data Secret (keys `value`, `format`)."""
     return f"{machine}-bootstrap"
+
+
+def addon_inventory(addon: str) -> str:
+    """The ConfigMap in the child that lists what an add-on has there."""
+    return f"capn-addon-{addon}"
+
+
+def addon_manager(addon: str) -> str:
+    """The field manager by which an add-on's objects are applied."""
+    return f"capn-addon-{addon}"
 
 
 def control_plane_machine(cluster: str, ordinal: int) -> str:

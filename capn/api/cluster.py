@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from capn.api import crd_rules as rules
+from capn.api.addons import Addon, AddonStatus
 from capn.api.machine_template import Infrastructure, Labels, Machine, Quantity, Taints, Version
 from capn.api.meta import Conditions, Model, ObjectMeta, RuledModel
 
@@ -155,6 +156,9 @@ class NestedClusterSpec(Model):
     )
     machine: Machine = Field(default_factory=Machine, description="Default size of every machine.")
     infrastructure: Infrastructure = Field(default_factory=Infrastructure, description="Where the machines run.")
+    addons: Annotated[list[Addon], Field(max_length=32), rules.Unique(("name",))] = Field(
+        default_factory=list, description="Manifests that capn applies to this cluster and keeps there."
+    )
     nesting: Nesting | None = Field(default=None, description="Clusters inside this cluster; none by default.")
     claim: Claim | None = Field(
         default=None,
@@ -228,6 +232,9 @@ class NestedClusterStatus(Model):
     control_plane: MachineCounts | None = Field(default=None, description="Counts of control-plane machines.")
     workers: MachineCounts | None = Field(default=None, description="Counts of worker machines.")
     nested: NestedSummary | None = Field(default=None, description="The clusters below, where spec.nesting allows any.")
+    addons: Annotated[list[AddonStatus], Field(max_length=64), rules.Unique(("name",))] = Field(
+        default_factory=list, description="What became of each add-on, those that are being removed included."
+    )
     selector: str | None = Field(default=None, max_length=512, description="Label selector of the scaled machines.")
     failure_reason: str | None = Field(default=None, max_length=256, description="Why the cluster cannot get on.")
     failure_message: str | None = Field(default=None, max_length=8192, description="The same for people, with the fix.")

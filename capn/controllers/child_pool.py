@@ -17,6 +17,7 @@ from capn.api.resources import NODE
 from capn.errors import UnreachableError
 from capn.kube.client import KubeClient
 from capn.kube.decode import Object
+from capn.kube.discovery import Discovery
 from capn.providers.base import ClusterRef, Provider
 from capn.runtime.informer import Informer
 
@@ -27,10 +28,11 @@ RETIRE_S = 60.0
 
 @dataclass(frozen=True)
 class Child:
-    """A child's API: the client, and its nodes as last seen."""
+    """A child's API: the client, its nodes as last seen, and what kinds it serves."""
 
     client: KubeClient
     nodes: Informer
+    discovery: Discovery
 
     def node(self, name: str) -> dict[str, Any] | None:
         """The node as last seen, or None."""
@@ -72,7 +74,7 @@ class ChildPool:
             if entry is not None and entry.kubeconfig == kubeconfig:
                 return entry.child
             client = await provider.open_child(ref, kubeconfig)
-            child = Child(client=client, nodes=self._build_informer(ref, client))
+            child = Child(client=client, nodes=self._build_informer(ref, client), discovery=Discovery(client))
             self._entries[ref.uid] = _Entry(child=child, kubeconfig=kubeconfig)
             if entry is not None:
                 self._keep(asyncio.create_task(self._retire(entry), name="retire", context=contextvars.Context()))

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from capn.api.machine_template import Infrastructure
+from capn.controllers.addon_content import AddonContents
 from capn.controllers.child_pool import ChildPool
 from capn.controllers.console_watch import ConsoleWatch
 from capn.controllers.credentials import CredentialStore
@@ -75,6 +76,7 @@ class Deps:
     children: ChildPool
     consoles: ConsoleWatch
     credentials: CredentialStore
+    addons: AddonContents
     recorder: Recorder
     now: Callable[[], datetime]
     bootstrap_timeout_s: float

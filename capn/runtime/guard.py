@@ -63,10 +63,18 @@ class GuardedKubeClient:
         return await self._write(lambda: self._inner.create(resource, obj))
 
     async def apply(
-        self, resource: Resource, obj: Mapping[str, Any], *, subresource: str | None = None, force: bool = True
+        self,
+        resource: Resource,
+        obj: Mapping[str, Any],
+        *,
+        subresource: str | None = None,
+        force: bool = True,
+        manager: str | None = None,
     ) -> dict[str, Any]:
         """As the inner client; LeaseLostError past the deadline."""
-        return await self._write(lambda: self._inner.apply(resource, obj, subresource=subresource, force=force))
+        return await self._write(
+            lambda: self._inner.apply(resource, obj, subresource=subresource, force=force, manager=manager)
+        )
 
     async def merge_patch(
         self, resource: Resource, name: str, namespace: str | None, patch: Mapping[str, Any]

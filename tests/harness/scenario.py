@@ -25,6 +25,7 @@ from capn.providers.memory import MemoryProvider
 from capn.providers.memory_world import MemoryWorld
 from capn.providers.registry import ProviderRegistry
 from capn.runtime.clock import utc_now
+from capn.runtime.controller import Key
 from capn.settings import Endpoint, GateSettings, MemoryEndpoint, NestingSettings, Settings
 
 LIMIT_S = 20.0
@@ -197,6 +198,10 @@ class Scenario:
             "spec": body,
         }
         return await self.user.create(NESTED_CLUSTER, obj)
+
+    def key(self, name: str = "c1") -> Key:
+        """The cluster's key in the controllers' queue."""
+        return Key(NAMESPACE_NAME, name)
 
     async def wake(self, name: str = "c1") -> None:
         """Have the cluster reconciled now, as an edit of its annotations does, and wait until all is calm."""

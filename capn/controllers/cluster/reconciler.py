@@ -19,6 +19,7 @@ from capn.api.machine import NestedMachine
 from capn.api.resources import NESTED_CLUSTER
 from capn.build.nesting import claims_namespace
 from capn.controllers.cluster import claim
+from capn.controllers.cluster.addons import reconcile_addons
 from capn.controllers.cluster.certificates import reconcile_certificates, reconcile_kubeconfig
 from capn.controllers.cluster.cni import reconcile_cni
 from capn.controllers.cluster.control_planes import reconcile_control_planes
@@ -51,6 +52,7 @@ PHASES: tuple[Phase[ClusterScope], ...] = (
     Phase(ClusterCondition.CONTROL_PLANE_INITIALIZED, reconcile_initialized),
     Phase(ClusterCondition.CNI_READY, reconcile_cni),
     Phase(ClusterCondition.WORKERS_READY, reconcile_workers),
+    Phase(ClusterCondition.ADDONS_READY, reconcile_addons),
     Phase(ClusterCondition.NESTING_READY, reconcile_nesting),
 )
 DELETION: tuple[Phase[ClusterScope], ...] = (Phase(ClusterCondition.DELETING, reconcile_deletion),)

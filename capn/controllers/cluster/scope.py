@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from capn import names
+from capn.api.addons import AddonStatus
 from capn.api.cluster import NestedCluster
 from capn.api.conditions import ClusterCondition, is_true
 from capn.api.machine import NestedMachine
@@ -32,6 +33,8 @@ class ClusterScope:
     credentials: Credentials | None = field(default=None, repr=False)
     child: Child | None = None
     child_version: str | None = None
+    # Rows of status.addons; None when the phase did not run.
+    addons: list[AddonStatus] | None = None
     # What a condition that is True has to say all the same: reason and message, by condition.
     notices: dict[str, tuple[str, str]] = field(default_factory=dict)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from capn import names
+from capn.api.addons import AddonStatus
 from capn.api.cluster import Access, Endpoint, MachineCounts, NestedClusterStatus
 from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, is_true, overlay
 from capn.api.machine import NestedMachine
@@ -34,6 +35,7 @@ DONE_REASON = {
     ClusterCondition.KUBECONFIG_READY: "Available",
     ClusterCondition.CONTROL_PLANE_INITIALIZED: "KubeadmInitDone",
     ClusterCondition.CNI_READY: "NodesHaveNetwork",
+    ClusterCondition.ADDONS_READY: "Applied",
 }
 
 
@@ -66,6 +68,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         control_plane=control_planes,
         workers=workers,
         nested=compute_nested(scope.cluster.path, scope.claims) if scope.cluster.spec.nests else None,
+        addons=_addons(scope),
         selector=f"{names.LABEL_CLUSTER}={scope.ref.name},{names.LABEL_ROLE}={names.ROLE_CONTROL_PLANE}",
         failure_reason=failure[0] if failure else None,
         failure_message=failure[1] if failure else None,
@@ -98,7 +101,12 @@ def _condition_kinds(scope: ClusterScope) -> tuple[ClusterCondition, ...]:
     if spec.claim is not None:
         return claim.CONDITIONS
     nesting = (ClusterCondition.NESTING_READY,) if spec.nests else ()
-    return (*PHASED, *BY_MACHINES, *nesting)
+    addons = (ClusterCondition.ADDONS_READY,) if spec.addons or _addons(scope) else ()
+    return (*PHASED, *BY_MACHINES, *addons, *nesting)
+
+
+def _addons(scope: ClusterScope) -> list[AddonStatus]:
+    return scope.cluster.status.addons if scope.addons is None else scope.addons
 
 
 def _desired_control_planes(scope: ClusterScope) -> int:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from capn.build import pki
 from capn.build.ca_check import check_new_pki, find_ending_ca
@@ -51,8 +52,8 @@ def test_a_ca_without_extensions_is_none() -> None:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "old")])
     bare = (
         x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + 3650 * DAY)
-        .sign(key, pki.hashes.SHA256())
-        .public_bytes(pki.serialization.Encoding.PEM)
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
     )
     with pytest.raises(TerminalError, match="is not the certificate of a CA"):
         check_new_pki("demo", replace(MADE, ca=KeyPair(bare, MADE.ca.key_pem)), now=NOW)
@@ -64,8 +65,8 @@ def test_a_ca_without_key_usage_may_sign() -> None:
     bare = (
         x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + 3650 * DAY)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, pki.hashes.SHA256())
-        .public_bytes(pki.serialization.Encoding.PEM)
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
     )
     check_new_pki("demo", replace(MADE, ca=KeyPair(bare, MADE.ca.key_pem)), now=NOW)
 
