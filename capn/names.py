@@ -49,6 +49,13 @@ ANNOTATION_REPORTED = f"{GROUP}/reported"
 ANNOTATION_SKIP_DRAIN = f"{GROUP}/skip-drain"
 # On a cluster, by a scaler: how many machines an autoscaled pool shall have (`annotation_replicas`).
 ANNOTATION_REPLICAS = f"replicas.{GROUP}/"
+# On objects of a child: the add-on that they belong to; an object without it is not pruned.
+ANNOTATION_ADDON = f"{GROUP}/addon"
+# On a NestedCluster, by people: another value has the add-ons' content read at once.
+ANNOTATION_REFRESH = f"{GROUP}/refresh-addons"
+LABEL_ADDON_INVENTORY = f"{GROUP}/addon-inventory"
+# Of Secrets that hold an add-on's manifests: no other Secret is copied to a child.
+SECRET_TYPE_ADDON = f"{GROUP}/addon"
 ANNOTATION_RENEW_AFTER = f"{GROUP}/renew-after"
 # On a cluster, by its user: take a snapshot of etcd now; a value that is new asks once more.
 ANNOTATION_BACKUP_NOW = f"{GROUP}/backup-now"
@@ -133,6 +140,16 @@ def secret_kubeconfig(cluster: str) -> str:
 def secret_bootstrap(machine: str) -> str:
     """The machine's bootstrap data Secret (keys `value`, `format`)."""
     return f"{machine}-bootstrap"
+
+
+def addon_inventory(addon: str) -> str:
+    """The ConfigMap in the child that lists what an add-on has there."""
+    return f"capn-addon-{addon}"
+
+
+def addon_manager(addon: str) -> str:
+    """The field manager by which an add-on's objects are applied."""
+    return f"capn-addon-{addon}"
 
 
 def control_plane_machine(cluster: str, ordinal: int) -> str:

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from capn.api import crd_rules as rules
+from capn.api.addons import Addon, AddonStatus
 from capn.api.machine_template import Infrastructure, Labels, Machine, Quantity, Taints, Version
 from capn.api.meta import Conditions, Model, ObjectMeta, RuledModel
 from capn.api.pools import HealthCheck, Remediation, Rollout
@@ -224,6 +225,9 @@ class NestedClusterSpec(Model):
         default=None, description="When workers count as unhealthy and are replaced; by default the values named below."
     )
     infrastructure: Infrastructure = Field(default_factory=Infrastructure, description="Where the machines run.")
+    addons: Annotated[list[Addon], Field(max_length=32), rules.Unique(("name",))] = Field(
+        default_factory=list, description="Manifests that capn applies to this cluster and keeps there."
+    )
     nesting: Nesting | None = Field(default=None, description="Clusters inside this cluster; none by default.")
     backup: Backup | None = Field(default=None, description="Snapshots of etcd; none by default.")
     claim: Claim | None = Field(
@@ -336,6 +340,9 @@ class NestedClusterStatus(Model):
     )
     nested: NestedSummary | None = Field(default=None, description="The clusters below, where spec.nesting allows any.")
     backup: BackupStatus | None = Field(default=None, description="What became of backups.")
+    addons: Annotated[list[AddonStatus], Field(max_length=64), rules.Unique(("name",))] = Field(
+        default_factory=list, description="What became of each add-on, those that are being removed included."
+    )
     selector: str | None = Field(default=None, max_length=512, description="Label selector of the scaled machines.")
     failure_reason: str | None = Field(default=None, max_length=256, description="Why the cluster cannot get on.")
     failure_message: str | None = Field(default=None, max_length=8192, description="The same for people, with the fix.")

@@ -32,6 +32,7 @@ class ClusterCondition(StrEnum):
     CONTROL_PLANE_READY = "ControlPlaneReady"
     WORKERS_READY = "WorkersReady"
     CNI_READY = "CNIReady"
+    ADDONS_READY = "AddonsReady"
     NESTING_READY = "NestingReady"
     SCALING_ACCEPTED = "ScalingAccepted"
     POWERED_OFF = "PoweredOff"

@@ -135,6 +135,14 @@ POOL_NAME = Rule(
 IMAGE_NAME = _matches(
     "[a-z0-9]([-a-z0-9._]*[a-z0-9])?", "use lower case letters, digits, '-', '.' and '_', such as v1.37.2"
 )
+OBJECT_NAME = _matches(checks.SUBDOMAIN, "write the object's name: lower case letters, digits, '-' and '.'")
+ADDON_RULES = (
+    Rule(
+        "has(self.configMapRef) != has(self.secretRef)",
+        "name exactly one of configMapRef and secretRef",
+        holds=lambda addon: (addon.config_map_ref is None) != (addon.secret_ref is None),
+    ),
+)
 DNS_DOMAIN = _matches(checks.SUBDOMAIN, "write a DNS domain in lower case, such as cluster.local")
 VERSION = _matches(checks.VERSION, "write the version as v1.MINOR.PATCH, such as v1.37.2")
 SCHEDULE = _matches(cron.PATTERN, "write five cron fields (numbers, UTC), such as 0 3 * * *")

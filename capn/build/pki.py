@@ -1,8 +1,9 @@
 """Certificates and keys of a cluster (ECDSA P-256): three CAs, service-account keys, client and server certificates.
 
 Role: makes and checks key material, and turns it into PEM. Inputs: names and the time (passed in); outputs: frozen
-pairs whose repr hides the key. Must not: do I/O or read the clock. Keys and serial numbers are random, which no
-builder can take from outside without weakening them: they are the one exception to the purity of this package.
+pairs whose repr hides the key. A CA or key pair that a user provides may be RSA. Must not: do I/O or read the clock.
+Keys and serial numbers are random, which no builder can take from outside without weakening them: they are the one
+exception to the purity of this package.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CA_VALID = timedelta(days=3650)
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 # A machine whose clock is a little behind must not find the certificate 'not valid yet' (CABPK 158).
 BACKDATE = timedelta(minutes=5)
 
@@ -188,16 +190,16 @@ def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+def _load_key(pem: bytes) -> PrivateKey:
     key = serialization.load_pem_private_key(pem, password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError("not an elliptic-curve key")  # noqa: TRY004 - callers treat any unreadable key alike
+    if not isinstance(key, PrivateKey):
+        raise ValueError("neither an elliptic-curve nor an RSA key")  # noqa: TRY004 - any unreadable key is alike
     return key
 
 
 def _spki(public: object) -> bytes:
-    if not isinstance(public, ec.EllipticCurvePublicKey):
-        raise ValueError("not an elliptic-curve key")  # noqa: TRY004 - callers treat any unreadable key alike
+    if not isinstance(public, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        raise ValueError("neither an elliptic-curve nor an RSA key")  # noqa: TRY004 - any unreadable key is alike
     return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 

@@ -88,7 +88,7 @@ def _read_pair(secrets: Mapping[str, Mapping[str, Any]], name: str, matches: Cal
     try:
         matching = matches(pair)
     except Exception as error:  # cryptography raises several kinds for bad PEM, unsupported keys included
-        raise _damaged(name, "tls.crt or tls.key", "is not PEM of an elliptic-curve certificate and key") from error
+        raise _damaged(name, "tls.crt or tls.key", "is not PEM of a certificate and its EC or RSA key") from error
     if not matching:
         raise _damaged(name, "tls.key", "does not belong to tls.crt")
     return pair

@@ -18,16 +18,22 @@ from capn.api.resources import NODE
 from capn.errors import UnreachableError
 from capn.kube.client import KubeClient
 from capn.kube.decode import Object
+from capn.kube.discovery import Discovery
 from capn.providers.base import ClusterRef, Provider
 from capn.runtime.informer import Informer
+
+# A reconcile that holds the connection of before a renewed kubeconfig ends within the time that one call may take, or
+# comes back for a new one.
+RETIRE_S = 60.0
 
 
 @dataclass(frozen=True)
 class Child:
-    """A child's API: the client, and its nodes as last seen."""
+    """A child's API: the client, its nodes as last seen, and what kinds it serves."""
 
     client: KubeClient
     nodes: Informer
+    discovery: Discovery
 
     def node(self, name: str) -> dict[str, Any] | None:
         """The node as last seen, or None."""
@@ -44,25 +50,35 @@ class _Entry:
 class ChildPool:
     """Children by their cluster's UID."""
 
-    def __init__(self, wake_node: Callable[[ClusterRef, str], None], *, sync_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        wake_node: Callable[[ClusterRef, str], None],
+        *,
+        sync_timeout_s: float = 10.0,
+        retire_s: float = RETIRE_S,
+    ) -> None:
         self._sync_timeout_s = sync_timeout_s
+        self._retire_s = retire_s
         self._wake_node = wake_node
         self._entries: dict[str, _Entry] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._drops: set[asyncio.Task[None]] = set()
 
     async def open(self, provider: Provider, ref: ClusterRef, kubeconfig: bytes) -> Child:
-        """The child's client; a changed kubeconfig opens a new one. The node watch is begun by `watch_nodes`."""
+        """The child's client; a changed kubeconfig opens a new one. The node watch is begun by `watch_nodes`.
+
+        The client of before stays usable for a while, since another reconcile may be in the middle of a call.
+        """
         # The cluster's and its machines' reconcilers ask at the same time; they must get the same child.
         async with self._locks.setdefault(ref.uid, asyncio.Lock()):
             entry = self._entries.get(ref.uid)
             if entry is not None and entry.kubeconfig == kubeconfig:
                 return entry.child
-            if entry is not None:
-                await self._close(self._entries.pop(ref.uid))
             client = await provider.open_child(ref, kubeconfig)
-            child = Child(client=client, nodes=self._build_informer(ref, client))
+            child = Child(client=client, nodes=self._build_informer(ref, client), discovery=Discovery(client))
             self._entries[ref.uid] = _Entry(child=child, kubeconfig=kubeconfig)
+            if entry is not None:
+                self._keep(asyncio.create_task(self._retire(entry), name="retire", context=contextvars.Context()))
             return child
 
     def get(self, uid: str) -> Child | None:
@@ -93,9 +109,7 @@ class ChildPool:
     def drop_soon(self, uid: str) -> None:
         """As `drop`, from where nothing can be awaited."""
         if uid in self._entries:
-            task = asyncio.create_task(self.drop(uid), name="drop child", context=contextvars.Context())
-            self._drops.add(task)
-            task.add_done_callback(self._drops.discard)
+            self._keep(asyncio.create_task(self.drop(uid), name="drop child", context=contextvars.Context()))
 
     async def drop(self, uid: str) -> None:
         """End the connection to a child."""
@@ -103,17 +117,37 @@ class ChildPool:
         if (entry := self._entries.pop(uid, None)) is not None:
             await self._close(entry)
 
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._drops.add(task)
+        task.add_done_callback(self._drops.discard)
+
+    async def _retire(self, entry: _Entry) -> None:
+        """End the watch now, and the connections when nobody can be using them any more."""
+        try:
+            await self._end_watch(entry)
+            await asyncio.sleep(self._retire_s)
+        finally:
+            await entry.child.client.close()
+
     @staticmethod
-    async def _close(entry: _Entry) -> None:
+    async def _end_watch(entry: _Entry) -> None:
         if entry.task is not None:
             entry.task.cancel()
             await asyncio.gather(entry.task, return_exceptions=True)
+
+    @classmethod
+    async def _close(cls, entry: _Entry) -> None:
+        await cls._end_watch(entry)
         await entry.child.client.close()
 
     async def close(self) -> None:
-        """End all connections."""
+        """End all connections, those of earlier kubeconfigs too."""
         for uid in list(self._entries):
             await self.drop(uid)
+        ending = list(self._drops)
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
 
     def _build_informer(self, ref: ClusterRef, client: KubeClient) -> Informer:
         informer = Informer(client, NODE)

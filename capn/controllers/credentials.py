@@ -14,6 +14,7 @@ from typing import Any
 
 from capn import names
 from capn.api.resources import SECRET
+from capn.build.kubeconfig_renewal import compute_renewal
 from capn.build.pki import ClusterPki
 from capn.build.secrets import pki_from_secrets, read_secret_value
 from capn.errors import TransientError
@@ -25,11 +26,15 @@ KEEP = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Credentials:
-    """A cluster's PKI and kubeconfig; a part that does not exist (yet) is None. `found`: the PKI Secrets that do."""
+    """A cluster's PKI and kubeconfig; a part that does not exist (yet) is None. `found`: the PKI Secrets that do.
+
+    `renew_at`: when the kubeconfig's client certificate is due; None when the Secret or the certificate is not capn's.
+    """
 
     pki: ClusterPki | None = field(repr=False)
     kubeconfig: bytes | None = field(repr=False)
     found: Mapping[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    renew_at: datetime | None = None
 
 
 class CredentialStore:
@@ -53,10 +58,13 @@ class CredentialStore:
     async def _read(self, namespace: str, name: str, uid: str) -> Credentials:
         found = await self._read_pki_secrets(namespace, name, uid)
         whole = len(found) == len(pki_secret_names(name))
+        pki = pki_from_secrets(name, found) if whole else None
+        kubeconfig, is_own = await self._load_kubeconfig(namespace, name, uid)
         credentials = Credentials(
-            pki=pki_from_secrets(name, found) if whole else None,
-            kubeconfig=await self._load_kubeconfig(namespace, name, uid),
+            pki=pki,
+            kubeconfig=kubeconfig,
             found=found,
+            renew_at=compute_renewal(kubeconfig, pki.ca) if kubeconfig and pki and is_own else None,
         )
         if credentials.pki is not None and credentials.kubeconfig is not None:
             self.keep(uid, credentials)
@@ -80,12 +88,13 @@ class CredentialStore:
                 found[secret] = obj
         return found
 
-    async def _load_kubeconfig(self, namespace: str, name: str, uid: str) -> bytes | None:
+    async def _load_kubeconfig(self, namespace: str, name: str, uid: str) -> tuple[bytes | None, bool]:
+        """The kubeconfig, and whether its Secret is the cluster's own."""
         secret = await self._client.get(SECRET, names.secret_kubeconfig(name), namespace)
         if secret is None:
-            return None
+            return None, False
         refuse_former_owner(secret, uid)
-        return read_secret_value(secret, "value", remakeable=True)
+        return read_secret_value(secret, "value", remakeable=True), find_controller(secret) == uid
 
 
 def refuse_former_owner(secret: dict[str, Any], uid: str) -> None:

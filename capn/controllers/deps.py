@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from capn.api.machine_template import Infrastructure
+from capn.controllers.addon_content import AddonContents
 from capn.controllers.backups import Backups
 from capn.controllers.child_pool import ChildPool
 from capn.controllers.console_watch import ConsoleWatch
@@ -77,6 +78,7 @@ class Deps:
     children: ChildPool
     consoles: ConsoleWatch
     credentials: CredentialStore
+    addons: AddonContents
     recorder: Recorder
     now: Callable[[], datetime]
     bootstrap_timeout_s: float

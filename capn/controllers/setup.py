@@ -13,6 +13,7 @@ from datetime import datetime
 from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE
 from capn.backup.registry import StoreRegistry
 from capn.build.nesting import claims_namespace
+from capn.controllers.addon_content import AddonContents
 from capn.controllers.backups import Backups
 from capn.controllers.child_pool import ChildPool
 from capn.controllers.cluster.reconciler import ClusterReconciler
@@ -87,6 +88,7 @@ class Controllers:
             children=self.children,
             consoles=self.consoles,
             credentials=CredentialStore(client, now),
+            addons=AddonContents(client, now),
             recorder=recorder,
             now=now,
             bootstrap_timeout_s=bootstrap_timeout_s,
@@ -135,6 +137,7 @@ class Controllers:
     def _forget_cluster(self, uid: str) -> None:
         self.deps.credentials.forget(uid)
         self.deps.backups.forget(uid)
+        self.deps.addons.forget(uid)
         self.children.drop_soon(uid)
 
     def _wake_later(self, ref: MachineRef, delay_s: float) -> None:

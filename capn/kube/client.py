@@ -85,9 +85,15 @@ class KubeClient(Protocol):
         ...
 
     async def apply(
-        self, resource: Resource, obj: Mapping[str, Any], *, subresource: str | None = None, force: bool = True
+        self,
+        resource: Resource,
+        obj: Mapping[str, Any],
+        *,
+        subresource: str | None = None,
+        force: bool = True,
+        manager: str | None = None,
     ) -> dict[str, Any]:
-        """Server-side apply as field manager `capn`.
+        """Server-side apply as field manager `capn`, or as `manager`.
 
         `obj` holds ALL the fields that we own, and its name and namespace: a field of an earlier apply that is missing
         now is removed. A `metadata.uid` in it makes the write fail with ConflictError when the live object is another

@@ -158,12 +158,20 @@ class HttpKubeClient:
         )
 
     async def apply(
-        self, resource: Resource, obj: Mapping[str, Any], *, subresource: str | None = None, force: bool = True
+        self,
+        resource: Resource,
+        obj: Mapping[str, Any],
+        *,
+        subresource: str | None = None,
+        force: bool = True,
+        manager: str | None = None,
     ) -> dict[str, Any]:
-        """Server-side apply as field manager `capn`."""
+        """Server-side apply as field manager `capn`, or as `manager`."""
         namespace, name = object_key(resource, obj)
         path = build_path(resource, namespace=namespace, name=name, subresource=subresource)
-        path += build_query({**self._write, "force": "true" if force else "false"})
+        path += build_query(
+            {**self._write, "fieldManager": manager or self._write["fieldManager"], "force": str(force).lower()}
+        )
         what = f"apply {resource.plural} {name}"
         uid = (obj.get("metadata") or {}).get("uid")
         request = self._request("PATCH", path, what=what, body=_typed(resource, obj), content_type=APPLY)

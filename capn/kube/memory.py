@@ -18,12 +18,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from capn import names
-from capn.api.resources import POD, SERVICE_ACCOUNT, Resource
+from capn.api.resources import CRD, POD, SERVICE_ACCOUNT, Resource
 from capn.errors import ApiStatusError, ConflictError, NotFoundError, UnreachableError
 from capn.kube.client import EXEC_BYTES, ExecResult, ObjectList, WatchEvent
 from capn.kube.decode import CompactList, Meta, Object, ObjectEvent, parse_revision
 from capn.kube.exec import ExecCall, build_too_large, require_success
 from capn.kube.fields import Fields, build_fields, changed_fields, merge, read_field, remove_fields
+from capn.kube.memory_discovery import answer_discovery
 from capn.kube.memory_eviction import spend_budget
 from capn.kube.memory_store import Change, Manager, MemoryStore, Stored
 from capn.kube.paths import object_key
@@ -173,7 +174,13 @@ class MemoryKubeClient:
         return self.store.insert(resource, new, {self._update_manager(None): build_fields(new)}).to_dict()
 
     async def apply(
-        self, resource: Resource, obj: Mapping[str, Any], *, subresource: str | None = None, force: bool = True
+        self,
+        resource: Resource,
+        obj: Mapping[str, Any],
+        *,
+        subresource: str | None = None,
+        force: bool = True,
+        manager: str | None = None,
     ) -> dict[str, Any]:
         """Server-side apply: sets what `obj` has, removes what this manager applied before and no longer has."""
         await self._count("apply", resource, subresource)
@@ -181,7 +188,7 @@ class MemoryKubeClient:
         live = self.store.find(resource, _key(resource, namespace, name))
         _check_preconditions(resource, name, obj.get("metadata") or {}, live)
         intent = _intent(resource, obj, subresource)
-        mine: Manager = (self._manager, "Apply", subresource or "")
+        mine: Manager = (manager or self._manager, "Apply", subresource or "")
         if live is None:
             if subresource:
                 raise NotFoundError(f'{resource.plural} "{name}" not found')
@@ -255,7 +262,10 @@ class MemoryKubeClient:
         """The answer that `raw` holds for the path; 404 for others."""
         self.requests["get", path] += 1
         await asyncio.sleep(0)
-        return self.raw.get(path.partition("?")[0], (404, "not found"))
+        plain = path.partition("?")[0]
+        if plain in self.raw or not plain.startswith(("/api/", "/apis/")):
+            return self.raw.get(plain, (404, "not found"))
+        return answer_discovery(plain, [stored.to_dict() for stored in self.store.scan(CRD)])
 
     async def exec(  # noqa: PLR0913 - a call's parts, as of kubectl exec
         self,

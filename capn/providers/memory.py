@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 
+from cryptography import x509
+
 from capn import names
 from capn.build.claim_report import ClaimReport
 from capn.build.kubeadm import API_PORT
@@ -181,11 +183,17 @@ class MemoryProvider:
     async def open_child(self, ref: ClusterRef, kubeconfig: bytes) -> KubeClient:
         """A client for the child's simulated API; the kubeconfig is checked as for a real one."""
         await self._call()
-        parse_kubeconfig(kubeconfig)
+        credentials = parse_kubeconfig(kubeconfig)
         cluster = self.world.clusters.get(ref.uid)
         if cluster is None:
             raise UnreachableError("the cluster has no infrastructure")
-        return ChildClient(cluster.api, lambda: self.world.child_lives(ref.uid))
+        certificate = x509.load_pem_x509_certificate(credentials.cert_pem)
+
+        def refuses() -> str | None:
+            valid = certificate.not_valid_before_utc <= self.world.now() <= certificate.not_valid_after_utc
+            return None if valid else "the client certificate is not valid at the child's time"
+
+        return ChildClient(cluster.api, lambda: self.world.child_lives(ref.uid), refuses)
 
     async def close(self) -> None:
         """End the guests' tasks and listeners; the world keeps the machines."""

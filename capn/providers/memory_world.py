@@ -14,7 +14,7 @@ from ipaddress import IPv4Network
 from capn import names
 from capn.api.resources import Resource
 from capn.build.report import Report, ReportState
-from capn.errors import TerminalError, UnreachableError
+from capn.errors import ApiStatusError, TerminalError, UnreachableError
 from capn.kube.memory import MemoryKubeClient
 from capn.providers.base import ClusterRef, MachineRef, MachineRequest, MachineState
 from capn.providers.memory_etcd import SimulatedEtcd
@@ -27,12 +27,20 @@ _ENDPOINT_OFFSET = 10
 
 
 class ChildClient(MemoryKubeClient):
-    """A child's API as a client sees it: silent while its etcd has no quorum."""
+    """A child's API as a client sees it: silent while its etcd has no quorum; `refuses` says why it is not let in."""
 
-    def __init__(self, api: MemoryKubeClient, alive: Callable[[], bool]) -> None:
+    def __init__(
+        self, api: MemoryKubeClient, alive: Callable[[], bool], refuses: Callable[[], str | None] = lambda: None
+    ) -> None:
         super().__init__()
         self.store, self.raw, self.exec_handler = api.store, api.raw, api.exec_handler
         self._alive = alive
+        self._refuses = refuses
+        self._closed = False
+
+    async def close(self) -> None:
+        """From here on this client is of no use, as a real one is not."""
+        self._closed = True
 
     async def get_raw(self, path: str) -> tuple[int, str]:
         """GET of a path; UnreachableError while the child is down."""
@@ -46,6 +54,10 @@ class ChildClient(MemoryKubeClient):
     def _check(self) -> None:
         if not self._alive():
             raise UnreachableError("the child's API server does not answer: its control plane does not run")
+        if self._closed:
+            raise UnreachableError("the connection was closed")
+        if (why := self._refuses()) is not None:
+            raise ApiStatusError(401, why, reason="Unauthorized")
 
 
 @dataclass(eq=False)

@@ -71,10 +71,18 @@ class GuardedKubeClient:
         return await self._write(lambda: self._inner.create(resource, obj))
 
     async def apply(
-        self, resource: Resource, obj: Mapping[str, Any], *, subresource: str | None = None, force: bool = True
+        self,
+        resource: Resource,
+        obj: Mapping[str, Any],
+        *,
+        subresource: str | None = None,
+        force: bool = True,
+        manager: str | None = None,
     ) -> dict[str, Any]:
         """As the inner client; LeaseLostError past the deadline."""
-        return await self._write(lambda: self._inner.apply(resource, obj, subresource=subresource, force=force))
+        return await self._write(
+            lambda: self._inner.apply(resource, obj, subresource=subresource, force=force, manager=manager)
+        )
 
     async def dry_run(self, resource: Resource, obj: Mapping[str, Any], *, manager: str) -> dict[str, Any]:
         """As the inner client; nothing is written."""

@@ -7,13 +7,38 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+import yaml
 
-from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER, NODE, POD, SECRET, SERVICE_ACCOUNT
-from capn.errors import ApiStatusError, ConflictError, NotFoundError, TerminalError, UnreachableError
+from capn.api.resources import (
+    CONFIG_MAP,
+    CRD,
+    DAEMON_SET,
+    NAMESPACE,
+    NESTED_CLUSTER,
+    NODE,
+    POD,
+    SECRET,
+    SERVICE_ACCOUNT,
+    Resource,
+)
+from capn.build.addon_inventory import Inventory, read_inventory
+from capn.build.addons import parse_content
+from capn.controllers.child_pool import Child
+from capn.controllers.cluster.addons import _Converger
+from capn.errors import (
+    ApiStatusError,
+    ConflictError,
+    NotFoundError,
+    TerminalError,
+    TransientError,
+    UnreachableError,
+)
 from capn.kube.client import ExecResult, KubeClient, WatchEvent
+from capn.kube.discovery import Discovery
 from capn.kube.errors import CommandFailedError, WatchExpiredError
 from capn.kube.exec import ExecCall
 from capn.kube.memory import MemoryKubeClient
+from capn.runtime.informer import Informer
 from tests.contract.kube_cases import (
     Case,
     Manifest,
@@ -434,3 +459,94 @@ async def test_a_refused_schema_names_the_field(crds: list[str], client: KubeCli
     with pytest.raises(ApiStatusError) as caught:
         await apply_cluster(case, "a", spec={"vresion": "v1.37.2"})
     assert "vresion" in str(caught.value)
+
+
+async def test_apply_as_another_manager(case: Case) -> None:
+    await case.client.apply(CONFIG_MAP, config_map(case, "shared", data={"a": "1"}), manager="capn-addon-x")
+    await case.client.apply(CONFIG_MAP, config_map(case, "shared", data={"b": "2"}))
+    found = await case.client.get(CONFIG_MAP, "shared", case.namespace)
+    assert found is not None
+    assert found["data"] == {"a": "1", "b": "2"}
+
+
+async def test_discovery_of_built_in_kinds(case: Case) -> None:
+    discovery = Discovery(case.client)
+    assert await discovery.find("v1", "ConfigMap") == CONFIG_MAP
+    assert await discovery.find("v1", "Node") == NODE
+    assert await discovery.find("apps/v1", "DaemonSet") == DAEMON_SET
+    assert await discovery.find("v1", "Gadget") is None
+    assert await discovery.find("example.org/v1", "Gadget") is None
+    assert await discovery.find("v1/../../version", "Gadget") is None
+
+
+async def test_an_addon_with_a_crd_and_its_object_is_applied_kept_and_pruned(case: Case) -> None:
+    manifests = [CRD_MANIFEST, {**GADGET_MANIFEST, "metadata": {"name": "g", "namespace": case.namespace}}]
+    content = parse_content("tools", {"all": yaml.safe_dump_all(manifests).encode()})
+    if not case.is_real:
+        await case.client.create(NAMESPACE, {"metadata": {"name": "kube-system"}})
+    child = Child(case.client, Informer(case.client, NODE), Discovery(case.client))
+    converger = _Converger(child, "tools", quotes=True)
+    gadget = Resource("contract.example.org", "v1", "gadgets", "Gadget")
+
+    async def read() -> Inventory:
+        obj = await case.client.get(CONFIG_MAP, "capn-addon-tools", "kube-system")
+        return (read_inventory(obj) if obj else None) or Inventory("tools")
+
+    async def converge() -> bool:
+        try:
+            await converger.converge(content, await read())
+        except (TransientError, NotFoundError):  # the CRD takes a moment to be served
+            return False
+        return True
+
+    try:
+        await eventually(converge)
+        before = await case.client.get(gadget, "g", case.namespace)
+        assert before is not None
+        kept = await read()
+        assert kept.digest == content.digest
+        assert len(kept.seen) == 2
+        await converger.converge(content, kept)
+        assert await case.client.get(gadget, "g", case.namespace) == before
+        assert await read() == kept
+        await case.other.merge_patch(gadget, "g", case.namespace, {"spec": {"size": 9}})
+        await converger.converge(content, kept)
+        found = await case.client.get(gadget, "g", case.namespace)
+        assert found is not None
+        assert found["spec"] == {"size": 3}
+    finally:
+        await converger.prune(list((await read()).seen))
+        await case.client.delete(CONFIG_MAP, "capn-addon-tools", "kube-system")
+
+    async def is_gone() -> bool:
+        return await case.client.get(CRD, "gadgets.contract.example.org") is None
+
+    await eventually(is_gone)
+
+
+CRD_MANIFEST: Manifest = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "gadgets.contract.example.org"},
+    "spec": {
+        "group": "contract.example.org",
+        "scope": "Namespaced",
+        "names": {"plural": "gadgets", "singular": "gadget", "kind": "Gadget", "listKind": "GadgetList"},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {
+                            "spec": {"type": "object", "properties": {"size": {"type": "integer"}}},
+                        },
+                    }
+                },
+            }
+        ],
+    },
+}
+GADGET_MANIFEST: Manifest = {"apiVersion": "contract.example.org/v1", "kind": "Gadget", "spec": {"size": 3}}

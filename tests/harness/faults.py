@@ -103,11 +103,20 @@ class FaultyKubeClient:
         return await self._write("create", resource, _name(obj), lambda: self.inner.create(resource, obj))
 
     async def apply(
-        self, resource: Resource, obj: Mapping[str, Any], *, subresource: str | None = None, force: bool = True
+        self,
+        resource: Resource,
+        obj: Mapping[str, Any],
+        *,
+        subresource: str | None = None,
+        force: bool = True,
+        manager: str | None = None,
     ) -> dict[str, Any]:
         verb = f"apply/{subresource}" if subresource else "apply"
         return await self._write(
-            verb, resource, _name(obj), lambda: self.inner.apply(resource, obj, subresource=subresource, force=force)
+            verb,
+            resource,
+            _name(obj),
+            lambda: self.inner.apply(resource, obj, subresource=subresource, force=force, manager=manager),
         )
 
     async def dry_run(self, resource: Resource, obj: Mapping[str, Any], *, manager: str) -> dict[str, Any]:

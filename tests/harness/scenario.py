@@ -25,6 +25,7 @@ from capn.providers.memory import MemoryProvider
 from capn.providers.memory_world import MemoryWorld
 from capn.providers.registry import ProviderRegistry
 from capn.runtime.clock import utc_now
+from capn.runtime.controller import Key
 from capn.settings import BackupStore, Endpoint, GateSettings, MemoryEndpoint, NestingSettings, Settings
 
 LIMIT_S = 20.0
@@ -74,7 +75,10 @@ class Scenario:
     ) -> None:
         self.api = api or MemoryKubeClient()
         self.user = self.api.as_manager("kubectl")
-        self.world = world or MemoryWorld(utc_now)
+        # How far the clocks of the controllers and of the machines are ahead of the test's.
+        self.shift = timedelta()
+        self.child_ahead = timedelta(0)
+        self.world = world or MemoryWorld(lambda: utc_now() + self.child_ahead)
         self.endpoint = endpoint or MemoryEndpoint()
         named = endpoints or {"memory": {"default": MemoryEndpoint()}}
         self.settings = Settings(
@@ -85,11 +89,11 @@ class Scenario:
         self.now = now
         self.events = Recorded()
         self.bootstrap_timeout_s = bootstrap_timeout_s
-        self.shift = timedelta()  # how far the controllers' clock is ahead
         self.shutdown_timeout_s = shutdown_timeout_s
         self.provider: Any = self.build_provider()
         self._tasks: list[asyncio.Task[None]] = []
         self.controllers: Controllers | None = None
+        self._wakes = 0
 
     async def start(self, client: KubeClient | None = None) -> None:
         """Start the controllers, through `client` if one is given (a faulty one)."""
@@ -212,6 +216,17 @@ class Scenario:
             "spec": body,
         }
         return await self.user.create(NESTED_CLUSTER, obj)
+
+    def key(self, name: str = "c1") -> Key:
+        """The cluster's key in the controllers' queue."""
+        return Key(NAMESPACE_NAME, name)
+
+    async def wake(self, name: str = "c1") -> None:
+        """Have the cluster reconciled now, as an edit of its annotations does, and wait until all is calm."""
+        self._wakes += 1
+        annotations = {"test/wake": str(self._wakes)}
+        await self.user.merge_patch(NESTED_CLUSTER, name, NAMESPACE_NAME, {"metadata": {"annotations": annotations}})
+        await self.settle()
 
     async def patch(self, name: str, spec: dict[str, Any]) -> None:
         await self.user.merge_patch(NESTED_CLUSTER, name, NAMESPACE_NAME, {"spec": spec})

@@ -1,32 +1,41 @@
-"""Phases CertificatesAvailable and KubeconfigReady: PKI and kubeconfig exist as Secrets before any VM does."""
+"""Phases CertificatesAvailable and KubeconfigReady: PKI and kubeconfig exist as Secrets before any VM does.
+
+PKI Secrets that a user made are taken as they are, as long as a cluster can be built on them: they are neither owned
+nor changed nor deleted. Must not: make a CA in place of one that was there.
+"""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from capn import names
 from capn.api.conditions import ClusterCondition
 from capn.api.resources import SECRET
+from capn.build.ca_check import check_new_pki, find_ending_ca
 from capn.build.kubeconfig import ServerAddress, build_kubeconfig
-from capn.build.pki import ClusterPki, generate_pki, issue_client
+from capn.build.kubeconfig_renewal import compute_renewal, issue_admin
+from capn.build.pki import ClusterPki, generate_pki
 from capn.build.secrets import build_kubeconfig_secret, build_pki_secrets, pki_from_secrets, read_secret_value
+from capn.controllers.cluster.renewal import renew_if_due
 from capn.controllers.cluster.scope import ClusterScope
-from capn.controllers.credentials import Credentials, refuse_former_owner
+from capn.controllers.credentials import Credentials, find_controller, refuse_former_owner
 from capn.controllers.phases import Wait
 from capn.errors import ConflictError, TerminalError, TransientError
 from capn.providers.base import ObservedCluster
-
-KUBECONFIG_VALID = timedelta(days=365)
 
 
 async def reconcile_certificates(scope: ClusterScope) -> Wait | None:
     """Read the PKI, or make what was never there. A CA that was there once and is lost is never made again."""
     ref, store = scope.ref, scope.deps.credentials
     scope.credentials = await store.load(ref.namespace, ref.name, ref.uid)
-    if scope.credentials.pki is None:
+    pki = scope.credentials.pki
+    if pki is None:
         pki = await _create_missing(scope, dict(scope.credentials.found))
         scope.credentials = Credentials(pki=pki, kubeconfig=scope.credentials.kubeconfig)
+    if not was_complete(scope):
+        check_new_pki(ref.name, pki, now=scope.deps.now())
+    elif (ending := find_ending_ca(ref.name, pki, now=scope.deps.now())) is not None:
+        scope.notices[ClusterCondition.CERTIFICATES_AVAILABLE] = ("CAExpiring", ending)
     return None
 
 
@@ -66,41 +75,38 @@ def was_complete(scope: ClusterScope) -> bool:
 
 
 async def reconcile_kubeconfig(scope: ClusterScope) -> Wait | None:
-    """The administrator's kubeconfig, signed by the cluster's CA; an existing one is taken as it is."""
+    """The administrator's kubeconfig, signed by the cluster's CA; an existing one is taken; ours is renewed."""
     credentials = scope.credentials
-    if credentials is None or credentials.pki is None:
+    if credentials is None or (pki := credentials.pki) is None:
         raise TransientError("the certificates are not there yet")
+    if credentials.kubeconfig is not None:
+        credentials = await renew_if_due(scope, credentials, pki)
     if credentials.kubeconfig is None:
-        kubeconfig = await _create_kubeconfig(scope, credentials.pki)
-        scope.credentials = Credentials(pki=credentials.pki, kubeconfig=kubeconfig)
-        scope.deps.credentials.keep(scope.ref.uid, scope.credentials)
+        credentials = await _create_kubeconfig(scope, pki)
+        scope.deps.credentials.keep(scope.ref.uid, credentials)
+    scope.credentials = credentials
     return None
 
 
-async def _create_kubeconfig(scope: ClusterScope, pki: ClusterPki) -> bytes:
+async def _create_kubeconfig(scope: ClusterScope, pki: ClusterPki) -> Credentials:
     infrastructure = scope.require_infrastructure()
-    client = issue_client(
-        pki.ca,
-        common_name="kubernetes-admin",
-        organizations=("system:masters",),
-        now=scope.deps.now(),
-        valid=KUBECONFIG_VALID,
-    )
-    kubeconfig = build_kubeconfig(
+    text = build_kubeconfig(
         cluster=scope.ref.name,
         server=_build_server(infrastructure),
         ca_pem=pki.ca.cert_pem,
-        client=client,
+        client=issue_admin(pki.ca, now=scope.deps.now()),
     )
     try:
-        await scope.deps.client.create(SECRET, build_kubeconfig_secret(scope.cluster, kubeconfig))
+        secret = await scope.deps.client.create(SECRET, build_kubeconfig_secret(scope.cluster, text))
     except ConflictError:
         existing = await scope.deps.client.get(SECRET, names.secret_kubeconfig(scope.ref.name), scope.ref.namespace)
         if existing is None:
             raise
         refuse_former_owner(existing, scope.ref.uid)
-        return read_secret_value(existing, "value", remakeable=True)
-    return kubeconfig.encode()
+        secret = existing
+    kubeconfig = read_secret_value(secret, "value", remakeable=True)
+    renew_at = compute_renewal(kubeconfig, pki.ca) if find_controller(secret) == scope.ref.uid else None
+    return Credentials(pki=pki, kubeconfig=kubeconfig, renew_at=renew_at)
 
 
 def _build_server(infrastructure: ObservedCluster) -> ServerAddress:

@@ -16,6 +16,7 @@ from capn.api.machine import NestedMachine
 from capn.api.resources import NESTED_CLUSTER
 from capn.build.nesting import claims_namespace
 from capn.controllers.cluster import claim, power
+from capn.controllers.cluster.addons import reconcile_addons
 from capn.controllers.cluster.backup import reconcile_backup
 from capn.controllers.cluster.certificates import reconcile_certificates, reconcile_kubeconfig
 from capn.controllers.cluster.cni import reconcile_cni
@@ -52,6 +53,7 @@ PHASES: tuple[Phase[ClusterScope], ...] = (
     Phase(ClusterCondition.CNI_READY, reconcile_cni),
     Phase(ClusterCondition.BACKUP_READY, reconcile_backup),
     Phase(ClusterCondition.WORKERS_READY, reconcile_workers),
+    Phase(ClusterCondition.ADDONS_READY, reconcile_addons),
     Phase(ClusterCondition.NESTING_READY, reconcile_nesting),
 )
 DELETION: tuple[Phase[ClusterScope], ...] = (Phase(ClusterCondition.DELETING, reconcile_deletion),)

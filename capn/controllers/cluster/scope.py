@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from capn import names
+from capn.api.addons import AddonStatus
 from capn.api.cluster import BackupStatus, NestedCluster
 from capn.api.conditions import ClusterCondition, is_true
 from capn.api.machine import NestedMachine
@@ -38,6 +39,10 @@ class ClusterScope:
     # Of unhealthy workers: what the status has to remember, and who is being replaced and needs no person.
     remediations: Sequence[Remediation] | None = None
     healing: frozenset[str] = frozenset()
+    # Rows of status.addons; None when the phase did not run.
+    addons: list[AddonStatus] | None = None
+    # What a condition that is True has to say all the same: reason and message, by condition.
+    notices: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def ref(self) -> ClusterRef:

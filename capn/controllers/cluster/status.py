@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from capn import names
+from capn.api.addons import AddonStatus
 from capn.api.cluster import Access, BackupStatus, Endpoint, MachineCounts, NestedClusterStatus
 from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, is_true, overlay
 from capn.api.machine import NestedMachine
@@ -38,6 +39,7 @@ DONE_REASON = {
     ClusterCondition.KUBECONFIG_READY: "Available",
     ClusterCondition.CONTROL_PLANE_INITIALIZED: "KubeadmInitDone",
     ClusterCondition.CNI_READY: "NodesHaveNetwork",
+    ClusterCondition.ADDONS_READY: "Applied",
 }
 
 
@@ -78,6 +80,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         remediations=previous.remediations if scope.remediations is None else list(scope.remediations) or None,
         nested=compute_nested(scope.cluster.path, scope.claims) if scope.cluster.spec.nests else None,
         backup=_backup(scope),
+        addons=_addons(scope),
         selector=f"{names.LABEL_CLUSTER}={scope.ref.name},{names.LABEL_ROLE}={names.ROLE_CONTROL_PLANE}",
         failure_reason=failure[0] if failure else None,
         failure_message=failure[1] if failure else None,
@@ -120,7 +123,12 @@ def _condition_kinds(scope: ClusterScope) -> tuple[ClusterCondition, ...]:
     if spec.claim is not None:
         return claim.CONDITIONS
     nesting = (ClusterCondition.NESTING_READY,) if spec.nests else ()
-    return (*PHASED, *BY_MACHINES, *nesting)
+    addons = (ClusterCondition.ADDONS_READY,) if spec.addons or _addons(scope) else ()
+    return (*PHASED, *BY_MACHINES, *addons, *nesting)
+
+
+def _addons(scope: ClusterScope) -> list[AddonStatus]:
+    return scope.cluster.status.addons if scope.addons is None else scope.addons
 
 
 def _desired_control_planes(scope: ClusterScope) -> int:
@@ -137,20 +145,24 @@ def _desired_workers(scope: ClusterScope) -> int:
 def _set_phased(conditions: ConditionSet, kind: ClusterCondition, scope: ClusterScope, progress: Progress) -> None:
     if kind not in progress.outcomes:
         if scope.was_true(kind):  # an earlier phase failed just now; what was reached is still there
-            conditions.set(kind, "True", DONE_REASON[kind])
+            conditions.set(kind, "True", *_describe_done(scope, kind))
         else:
             conditions.set(kind, "False", "Waiting", f"waiting for {progress.stopped_at or 'earlier steps'}")
         return
     outcome = progress.outcomes[kind]
     if outcome is None:
-        conditions.set(kind, "True", DONE_REASON[kind])
+        conditions.set(kind, "True", *_describe_done(scope, kind))
     elif isinstance(outcome, Wait):
         conditions.set(kind, "False", outcome.reason, outcome.message)
     elif kind is ClusterCondition.CONTROL_PLANE_INITIALIZED and scope.initialized:
         # Initialization happened and cannot be undone; that the API is silent now shows in Ready and Stalled.
-        conditions.set(kind, "True", DONE_REASON[kind])
+        conditions.set(kind, "True", *_describe_done(scope, kind))
     else:
         conditions.set(kind, "False", outcome.error.reason, str(outcome.error))
+
+
+def _describe_done(scope: ClusterScope, kind: ClusterCondition) -> tuple[str, str]:
+    return scope.notices.get(kind, (DONE_REASON[kind], ""))
 
 
 def _count(machines: Sequence[NestedMachine], desired: int) -> MachineCounts:

@@ -49,6 +49,19 @@ _LABEL = "letter or digit at both ends"
 _CHECK = "spec.healthCheck."
 
 CLUSTERS = (
+    Refused("add-on without content", {"addons": [{"name": "a"}]}, "spec.addons[0]", "exactly one"),
+    Refused(
+        "add-on with two contents",
+        {"addons": [{"name": "a", "configMapRef": {"name": "x"}, "secretRef": {"name": "x"}}]},
+        "spec.addons[0]",
+        "exactly one",
+    ),
+    Refused(
+        "add-on from another namespace",
+        {"addons": [{"name": "a", "configMapRef": {"name": "other/x"}}]},
+        "spec.addons[0].configMapRef.name",
+        "write the object's name",
+    ),
     Refused("version without v", {"version": "1.37.2"}, "spec.version", "such as v1.37.2"),
     Refused("version with leading zero", {"version": "v1.037.2"}, "spec.version", "such as v1.37.2"),
     Refused("version with line break", {"version": "v1.37.2\n"}, "spec.version", "such as v1.37.2"),

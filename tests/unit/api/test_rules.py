@@ -72,6 +72,7 @@ def test_the_version_alone_is_enough() -> None:
             "etcd": {"extraArgs": {}},
         },
         "workers": [],
+        "addons": [],
         "machine": {"cpus": 2, "memory": "2560Mi", "disk": "10Gi"},
         "drain": {"timeoutSeconds": 600},
         "infrastructure": {"kind": "libvirt", "endpoint": "default"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from capn.build import pki
@@ -105,14 +105,17 @@ def test_a_foreign_key_does_not_match() -> None:
     assert not pki.public_key_matches_key(KeyPair(one.sa.cert_pem, one.ca.key_pem))
 
 
-def test_other_kinds_of_keys_are_refused() -> None:
+def test_rsa_keys_of_users_are_taken_and_other_kinds_refused() -> None:
     one = pki.generate_pki(now=NOW, cluster="demo")
     rsa_pem = rsa_key_pem()
-    with pytest.raises(ValueError, match="elliptic"):
-        pki.certificate_matches_key(KeyPair(one.ca.cert_pem, rsa_pem))
+    assert not pki.certificate_matches_key(KeyPair(one.ca.cert_pem, rsa_pem))
     private = serialization.load_pem_private_key(rsa_pem, None)
     public = private.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+    assert pki.public_key_matches_key(KeyPair(public, rsa_pem))
+    strange = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     with pytest.raises(ValueError, match="elliptic"):
-        pki.public_key_matches_key(KeyPair(public, one.sa.key_pem))
+        pki.certificate_matches_key(KeyPair(one.ca.cert_pem, strange))
