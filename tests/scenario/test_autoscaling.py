@@ -24,7 +24,9 @@ async def has_size(scenario: Scenario, count: int) -> bool:
     cluster = await scenario.cluster()
     counts = {"desired": count, "created": count, "ready": count}
     status: dict[str, Any] = (cluster or {}).get("status", {})
-    return bool(status.get("pools") == [{"name": "md", **counts}] and status.get("workers") == counts)
+    return bool(
+        status.get("pools") == [{"name": "md", **counts}] and status.get("workers") == counts | {"updated": count}
+    )
 
 
 async def scaling(scenario: Scenario) -> dict[str, Any]:

@@ -405,7 +405,7 @@ async def test_a_disk_that_would_not_survive_is_a_refusal_with_the_fix(
 
 
 async def test_a_machine_that_had_failed_is_no_trouble_while_it_is_off(scenario: RecordingScenario) -> None:
-    await scenario.create(**ONE_AND_ONE)
+    await scenario.create(**ONE_AND_ONE, healthCheck={"enabled": False})
     await scenario.ready()
     scenario.provider.fail_bootstrap("c1-md-1", "error: [ERROR Swap]: swap is on")
     await scenario.patch("c1", {"workers": [{"name": "md", "replicas": 2}]})
