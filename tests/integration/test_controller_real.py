@@ -148,7 +148,10 @@ def test_a_cluster_becomes_ready_and_goes_without_a_trace(
 def test_every_right_that_is_granted_is_used_and_no_other(
     audit: AuditReader, kubectl: Kubectl, namespace: str, controller: ControllerProcess
 ) -> None:
-    kubectl.apply(manifest(namespace))
+    note = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "note", "namespace": "default"}}
+    content = {"metadata": {"name": "notes", "namespace": namespace}, "data": {"note.yaml": json.dumps(note)}}
+    kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", **content})
+    kubectl.apply(manifest(namespace, addons=[{"name": "notes", "configMapRef": {"name": "notes"}}]))
     wait_ready(kubectl, namespace, controller)
     delete_and_check(kubectl, namespace, controller)
     used = {(request.verb, request.resource) for request in audit.read(user=USER)}
