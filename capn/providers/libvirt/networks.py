@@ -66,10 +66,9 @@ def endpoint_mac(cluster: ClusterRef) -> str:
     return names.build_mac(f"endpoint/{cluster.uid}")
 
 
-def _endpoint_name(cluster: ClusterRef, *, shared: bool) -> str:
-    """Name of the endpoint's entry; clusters of one name may share a network."""
-    mark = f"capn-{names.build_short_id(cluster.uid)}" if shared else cluster.name
-    return f"{mark}{_ENDPOINT_SUFFIX}"
+def _endpoint_name(cluster: ClusterRef, *, shared: bool) -> str | None:
+    """Name of the endpoint's entry: the first control plane's, which has that address on its card (docs/adr/0020)."""
+    return None if shared else names.control_plane_machine(cluster.name, 0)
 
 
 def network_name(cluster: ClusterRef) -> str:
@@ -222,7 +221,7 @@ def _network_xml(cluster: ClusterRef, subnet: IPv4Network) -> str:
         bridge=f"capn{names.build_short_id(cluster.uid)}",
         subnet=subnet,
         endpoint_mac=endpoint_mac(cluster),
-        endpoint_name=_endpoint_name(cluster, shared=False),
+        endpoint_name=names.control_plane_machine(cluster.name, 0),
     )
 
 
