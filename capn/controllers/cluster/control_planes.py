@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from capn import names
+from capn.api.machine_template import InfrastructureKind
 from capn.build.control_plane_plan import compute_control_plane_plan
 from capn.build.machines import build_machine
 from capn.controllers.cluster.machines import create_machine, delete_machines, restore_stamps
@@ -30,11 +31,22 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     replicas = scope.cluster.spec.control_plane.replicas
     wanted = [_build(scope, ordinal) for ordinal in range(replicas + 1)]
     plan = compute_control_plane_plan(wanted, scope.control_planes(), replicas=replicas)
+    if _has_fixed_endpoint(scope) and (
+        plan.reason == "RollingOut" or (plan.delete is not None and plan.delete.spec.ordinal == 0)
+    ):
+        return None
     if plan.create is not None:
         await create_machine(scope, dict(plan.create))
     if plan.delete is not None:
         await delete_machines(scope, [plan.delete])
     return Wait(plan.reason, plan.because, blocks=False) if plan.reason else None
+
+
+def _has_fixed_endpoint(scope: ClusterScope) -> bool:
+    """Whether the first control plane has the endpoint's address on its card, so that it can't be replaced."""
+    kind = scope.cluster.spec.infrastructure.kind
+    virtual = scope.infrastructure is not None and scope.infrastructure.virtual
+    return kind in {InfrastructureKind.LIBVIRT, InfrastructureKind.PARENT} and not virtual
 
 
 def _build(scope: ClusterScope, ordinal: int) -> dict[str, Any]:
