@@ -24,6 +24,8 @@ from capn.build.service_guard import GUARD_PATH, GUARD_UNIT, build_service_guard
 from capn.build.virtual_address import (
     CHECK_PATH,
     ENDPOINT_CHECK,
+    KEEPALIVED_DROP_IN,
+    KEEPALIVED_DROP_IN_PATH,
     KEEPALIVED_PATH,
     KEEPALIVED_UNIT,
     build_keepalived,
@@ -188,6 +190,7 @@ def _build_files(machine: UserDataInput) -> Iterator[dict[str, Any]]:
         yield _file(f"/etc/systemd/system/{ADDRESS_UNIT_NAME}", build_address_unit(machine.node_address), "0644")
     if machine.holds_endpoint:
         yield _file(KEEPALIVED_PATH, build_keepalived(machine.endpoint_host), "0644")
+        yield _file(KEEPALIVED_DROP_IN_PATH, KEEPALIVED_DROP_IN, "0644")
         yield _file(CHECK_PATH, ENDPOINT_CHECK, "0755")
     yield _file(ENVIRONMENT_PATH, environment, "0644")
     yield _file(KUBEADM_CONFIG_PATH, machine.kubeadm_config, "0600")

@@ -13,6 +13,7 @@ from ipaddress import AddressValueError, IPv4Address
 from capn.errors import InvalidSpecError
 
 KEEPALIVED_UNIT = "keepalived.service"
+KEEPALIVED_DROP_IN_PATH = f"/etc/systemd/system/{KEEPALIVED_UNIT}.d/capn.conf"
 KEEPALIVED_PATH = "/etc/keepalived/keepalived.conf"
 CHECK_PATH = "/usr/local/lib/capn/endpoint-check.sh"
 # Three of them missing make a successor. A guest under emulation is at times silent for a second or two.
@@ -29,10 +30,22 @@ exec timeout 10 busybox wget -q -O /dev/null https://127.0.0.1:6443/readyz
 """
 
 
+# Debian's unit lets keepalived stay dead; nothing else on the machine would take the address again.
+KEEPALIVED_DROP_IN = """\
+[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+Restart=always
+RestartSec=2
+"""
+
+
 def build_keepalived(address: str) -> str:
     """Build the configuration of keepalived for a control plane. InvalidSpecError when that is no IPv4 address.
 
-    Format: keepalived.conf(5). The router id tells clusters of one network apart, as the address does.
+    Format: keepalived.conf(5). The router id tells clusters of one network apart, as the address does. After a reboot
+    keepalived is there before the network card, which without `dynamic_interfaces` ends it for good.
     """
     try:
         checked = IPv4Address(address)
@@ -44,6 +57,7 @@ global_defs {{
     script_user root
     enable_script_security
     vrrp_version 3
+    dynamic_interfaces
     vrrp_garp_master_refresh 30
 }}
 vrrp_script api_server {{
