@@ -28,6 +28,9 @@ from capn.build.virtual_address import (
     KEEPALIVED_DROP_IN_PATH,
     KEEPALIVED_PATH,
     KEEPALIVED_UNIT,
+    LEAVE_PATH,
+    LEAVE_UNIT,
+    LEAVE_UNITS,
     build_keepalived,
 )
 from capn.build.yaml_text import build_yaml
@@ -150,7 +153,7 @@ def _build_boot_command() -> list[str]:
 
 def _list_units(machine: UserDataInput) -> list[str]:
     address = [ADDRESS_UNIT_NAME] if machine.node_address else []
-    endpoint = [KEEPALIVED_UNIT] if machine.holds_endpoint else []
+    endpoint = [KEEPALIVED_UNIT, LEAVE_UNIT] if machine.holds_endpoint else []
     return ["capn-services.service", *address, *endpoint, "capn-report.service", "capn-bootstrap.service"]
 
 
@@ -192,6 +195,9 @@ def _build_files(machine: UserDataInput) -> Iterator[dict[str, Any]]:
         yield _file(KEEPALIVED_PATH, build_keepalived(machine.endpoint_host), "0644")
         yield _file(KEEPALIVED_DROP_IN_PATH, KEEPALIVED_DROP_IN, "0644")
         yield _file(CHECK_PATH, ENDPOINT_CHECK, "0755")
+        yield _file(LEAVE_PATH, read_guest_program("leave.sh"), "0755")
+        for path, unit in LEAVE_UNITS.items():
+            yield _file(path, unit, "0644")
     yield _file(ENVIRONMENT_PATH, environment, "0644")
     yield _file(KUBEADM_CONFIG_PATH, machine.kubeadm_config, "0600")
     if machine.pki is not None:
@@ -214,5 +220,5 @@ def _file(path: str, content: str, permissions: str) -> dict[str, Any]:
 
 @cache
 def read_guest_program(name: str) -> str:
-    """Text of `bootstrap.sh` or `report.sh`, as the package holds it."""
+    """Text of a program such as `bootstrap.sh`, as the package holds it."""
     return (files("capn.build") / "guest" / name).read_text()

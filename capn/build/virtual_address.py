@@ -16,19 +16,53 @@ KEEPALIVED_UNIT = "keepalived.service"
 KEEPALIVED_DROP_IN_PATH = f"/etc/systemd/system/{KEEPALIVED_UNIT}.d/capn.conf"
 KEEPALIVED_PATH = "/etc/keepalived/keepalived.conf"
 CHECK_PATH = "/usr/local/lib/capn/endpoint-check.sh"
+LEAVE_PATH = "/usr/local/lib/capn/leave.sh"
+LEAVE_UNIT = "capn-leave.path"
+# Made through etcd's pod, which has this directory of the machine: the only way in that a control plane has.
+LEAVING_MARK = "/var/lib/etcd/capn-leaving"
+LEFT_MARK = "/var/lib/etcd/capn-left"
 # Three of them missing make a successor. A guest under emulation is at times silent for a second or two.
 _ADVERTISE_S = 3
 # Alike on all: who has the address keeps it. One whose API server does not answer goes below the others.
-_PRIORITY, _PENALTY = 100, -50
+# One that is to be removed goes below those too.
+_PRIORITY, _PENALTY, _LEAVING = 100, -50, -60
 
-# A user may have switched anonymous requests off; then all control planes are as unready as each other, and the address
-# moves only when a machine dies.
+# By openssl, since busybox's own TLS does not get on with Go's. With the certificate that the API server has for
+# kubelets, so that it works where a user has switched anonymous requests off.
 ENDPOINT_CHECK = """\
 #!/bin/sh
-# Whether the API server of this machine answers and is ready. Asked by keepalived.
-exec timeout 10 busybox wget -q -O /dev/null https://127.0.0.1:6443/readyz
+# Whether the API server of this machine answers and is ready. Asked by keepalived; the variables are for tests.
+own="${CAPN_PKI:-/etc/kubernetes/pki}/apiserver-kubelet-client"
+port="${CAPN_API_PORT:-6443}"
+printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' |
+    timeout 10 openssl s_client -quiet -connect "127.0.0.1:$port" -cert "$own.crt" -key "$own.key" 2>/dev/null |
+    grep -q '^HTTP/1.0 200 '
 """
 
+LEAVE_UNITS = {
+    f"/etc/systemd/system/{LEAVE_UNIT}": f"""\
+[Unit]
+Description=capn: notice that this control plane is to be removed
+
+[Path]
+PathExists={LEAVING_MARK}
+
+[Install]
+WantedBy=multi-user.target
+""",
+    "/etc/systemd/system/capn-leave.service": f"""\
+[Unit]
+Description=capn: hand the endpoint over and stop the API server
+ConditionPathExists=!{LEFT_MARK}
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+EnvironmentFile=/etc/capn/bootstrap.env
+ExecStart=/bin/sh {LEAVE_PATH}
+TimeoutStartSec=infinity
+""",
+}
 
 # Debian's unit lets keepalived stay dead; nothing else on the machine would take the address again.
 KEEPALIVED_DROP_IN = """\
@@ -69,6 +103,11 @@ vrrp_script api_server {{
     weight {_PENALTY}
     init_fail
 }}
+vrrp_script stays {{
+    script "/usr/bin/test ! -e {LEAVING_MARK}"
+    interval 2
+    weight {_LEAVING}
+}}
 vrrp_instance endpoint {{
     state BACKUP
     interface eth0
@@ -80,6 +119,7 @@ vrrp_instance endpoint {{
     }}
     track_script {{
         api_server
+        stays
     }}
 }}
 """

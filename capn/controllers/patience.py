@@ -20,9 +20,9 @@ class Patience:
         self._limit = limit
         self._since: dict[str, datetime] = {}
 
-    def lasts(self, uid: str, now: datetime) -> bool:
+    def lasts(self, uid: str, now: datetime, limit: timedelta | None = None) -> bool:
         """Note that there was no answer; False once there has been none for too long."""
-        return now - self._since.setdefault(uid, now) < self._limit
+        return now - self._since.setdefault(uid, now) < (limit or self._limit)
 
     def renew(self, uid: str) -> None:
         """Note an answer, or that nobody asks any more."""

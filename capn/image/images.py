@@ -122,8 +122,8 @@ def build_images(
 
 
 def _build_file_tools(busybox: Path) -> list[LayerEntry]:
-    """How a snapshot gets out of etcd's container: `cat` and `rm`, and no shell."""
-    links = [LayerEntry(f"bin/{name}", link="busybox") for name in ("cat", "rm")]
+    """What is done in etcd's container: a snapshot gets out of it, and the machine is told to leave. No shell."""
+    links = [LayerEntry(f"bin/{name}", link="busybox") for name in ("cat", "rm", "test", "touch")]
     return [LayerEntry("bin/busybox", source=busybox), *links]
 
 

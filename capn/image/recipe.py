@@ -26,6 +26,7 @@ NODE_PACKAGES = (
     "kmod",
     "mount",
     "nftables",
+    "openssl",
     "procps",
     "socat",
     "systemd",

@@ -124,6 +124,16 @@ class EtcdClient:
             with contextlib.suppress(CapnError):  # the next snapshot overwrites it
                 await self._exec(pod, ("rm", "-f", SNAPSHOT_PATH), timeout_s=_SLACK_S)
 
+    async def touch(self, node: str, path: str) -> None:
+        """Make an empty file where this node's etcd keeps its data. CommandFailedError when that can't be done."""
+        result = await self._exec(f"etcd-{node}", ("touch", path), timeout_s=_SLACK_S)
+        if result.exit_code != 0:
+            raise CommandFailedError(f"touch {path}", exit_code=result.exit_code, stderr=result.stderr)
+
+    async def has_file(self, node: str, path: str) -> bool:
+        """Whether there is such a file beside this node's data."""
+        return (await self._exec(f"etcd-{node}", ("test", "-e", path), timeout_s=_SLACK_S)).exit_code == 0
+
     async def _ask(self, *words: str, endpoints: Sequence[str] = (_LOCAL,), may_fail: bool = False) -> ExecResult:
         command = _etcdctl(words, endpoints=endpoints)
         timeout_s = _COMMAND_S * (len(endpoints) + 1) + _SLACK_S

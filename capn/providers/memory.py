@@ -283,7 +283,10 @@ class MemoryProvider:
 
 def _observe_cluster(cluster: SimulatedCluster) -> ObservedCluster:
     return ObservedCluster(
-        endpoint_host=cluster.endpoint, endpoint_port=API_PORT, machine_cidr=str(IPv4Network(cluster.subnet))
+        endpoint_host=cluster.endpoint,
+        endpoint_port=API_PORT,
+        machine_cidr=str(IPv4Network(cluster.subnet)),
+        virtual=cluster.virtual,
     )
 
 

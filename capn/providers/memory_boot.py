@@ -142,6 +142,7 @@ def build_etcd_pod(node_name: str, node_uid: str) -> dict[str, Any]:
             "name": f"etcd-{node_name}",
             "namespace": ETCD_NAMESPACE,
             "labels": {"component": "etcd", "tier": "control-plane"},
+            "annotations": {"kubernetes.io/config.mirror": node_uid},  # a drain leaves it where it is
             "ownerReferences": [owner],
         },
         "spec": {"nodeName": node_name, "containers": [{"name": ETCD_CONTAINER}]},

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from capn.build.virtual_address import LEAVING_MARK, LEFT_MARK
 from capn.errors import ApiStatusError
 from capn.kube.client import ExecResult
 from capn.kube.exec import ExecCall
@@ -57,7 +58,10 @@ class SimulatedMember:
 
 @dataclass(eq=False)
 class SimulatedEtcd:
-    """`runs` says whether a machine runs. `holds_learners` keeps learners from catching up, for tests."""
+    """`runs` says whether a machine runs. `holds_learners` keeps learners from catching up, for tests.
+
+    `left`: machines whose guest was told to leave; it does so at once, or, with `stays`, never (for tests).
+    """
 
     runs: Callable[[SimulatedMachine], bool]
     revision: Callable[[], int]
@@ -65,6 +69,8 @@ class SimulatedEtcd:
     holds_learners: bool = False
     alarms: dict[str, str] = field(default_factory=dict)
     snapshots: dict[str, bytes] = field(default_factory=dict)
+    left: list[SimulatedMachine] = field(default_factory=list)
+    stays: bool = False
     _wanted_leader: SimulatedMember | None = None
 
     def start_new(self, machine: SimulatedMachine, name: str) -> None:
@@ -112,10 +118,22 @@ class SimulatedEtcd:
             options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
             rest = [word for word in words if not word.startswith("--") and word not in {"-w", "json"}]
             return self._etcdctl(member, rest, options["--endpoints"].split(","))
+        if program in {"touch", "test"}:
+            return self._mark(member.machine, call.command)
         if program == "cat":
             return ExecResult(self.snapshots[call.pod], b"", 0)
         self.snapshots.pop(call.pod, None)  # rm
         return ExecResult(b"", b"", 0)
+
+    def _mark(self, machine: SimulatedMachine, words: Sequence[str]) -> ExecResult:
+        """Marks beside the data, by which a guest is told to leave and says that it has."""
+        match tuple(words):
+            case ("touch", path) if path == LEAVING_MARK:
+                self.left += [] if self.stays else [machine]
+                return ExecResult(b"", b"", 0)
+            case ("test", "-e", path) if path == LEFT_MARK:
+                return ExecResult(b"", b"", 0 if machine in self.left else 1)
+        return _fail(f"no such file: {words[-1]}")
 
     def _etcdctl(self, member: SimulatedMember, words: Sequence[str], endpoints: Sequence[str]) -> ExecResult:
         match tuple(words):

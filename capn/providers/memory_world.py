@@ -99,6 +99,7 @@ class SimulatedCluster:
     etcd: SimulatedEtcd
     next_offset: int = _ENDPOINT_OFFSET + 1
     initialized: bool = False
+    virtual: bool = False  # whether control planes hold the endpoint's address among themselves; for tests
 
     @property
     def endpoint(self) -> str:

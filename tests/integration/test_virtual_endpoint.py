@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import socket
+import subprocess
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
+from capn.build.virtual_address import ENDPOINT_CHECK
+from capn.dev.parent import Parent
 from tests.harness.endpoint_holder import Holder, on_a_network
 
 SUBNET = IPv4Network("10.123.45.0/24")
@@ -53,3 +60,17 @@ def test_the_address_is_held_by_one_and_goes_over_when_it_dies_or_its_api_server
         second.power_off()
         wait_for("the first has the address again", lambda: first.holds_endpoint, first, second)
         assert first.runs
+
+
+def test_the_check_knows_a_ready_api_server_from_none(parent: Parent, tmp_path: Path) -> None:
+    config = yaml.safe_load(parent.kubeconfig.read_text())
+    user = config["users"][0]["user"]
+    for name, key in (("crt", "client-certificate-data"), ("key", "client-key-data")):
+        (tmp_path / f"apiserver-kubelet-client.{name}").write_bytes(base64.b64decode(user[key]))
+    port = urlsplit(config["clusters"][0]["cluster"]["server"]).port
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        for asked, status in ((port, 0), (silent.getsockname()[1], 1)):
+            env = {**os.environ, "CAPN_PKI": str(tmp_path), "CAPN_API_PORT": str(asked)}
+            done = subprocess.run(["sh", "-c", ENDPOINT_CHECK], env=env, capture_output=True, timeout=60, check=False)
+            assert done.returncode == status, done

@@ -11,6 +11,7 @@ import pytest
 
 from capn import names
 from capn.api.resources import NESTED_MACHINE, NODE
+from capn.controllers.machine.leaving import LIMIT as LEAVE_LIMIT
 from capn.providers.base import MachineState
 from capn.providers.memory_etcd import SimulatedEtcd
 from tests.harness.scenario import NAMESPACE_NAME, Scenario, running_scenario
@@ -115,6 +116,45 @@ async def test_the_leader_hands_on_before_it_goes(scenario: Scenario) -> None:
         await scaled(scenario, 1)
     assert leader.name not in await control_planes(scenario)
     assert voters(etcd) == await control_planes(scenario)
+
+
+async def has_virtual_endpoint(scenario: Scenario) -> SimulatedEtcd:
+    """From now on the control planes hold the endpoint's address among themselves, as on libvirt."""
+    cluster = await scenario.cluster()
+    assert cluster is not None
+    scenario.world.clusters[cluster["metadata"]["uid"]].virtual = True
+    return await etcd_of(scenario)
+
+
+async def test_a_control_plane_leaves_the_endpoint_before_its_member_goes(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    etcd = await has_virtual_endpoint(scenario)
+    await scaled(scenario, 1)
+    # A pod whose member is gone takes no command any more: who is in this list left before.
+    assert {machine.ref.name for machine in etcd.left} == {"c1-cp-1", "c1-cp-2"}
+
+
+async def test_a_guest_that_does_not_leave_is_removed_after_its_time(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    etcd = await has_virtual_endpoint(scenario)
+    etcd.stays = True
+    await scenario.patch("c1", {"controlPlane": {"replicas": 1}})
+
+    async def waits() -> bool:
+        deleting = await scenario.condition("c1-cp-2", "Deleting", of="machine")
+        return deleting.get("reason") == "LeavingEndpoint"
+
+    await scenario.until(waits, limit_s=LIMIT_S)
+    await scenario.settle()
+    assert "c1-cp-2" in await control_planes(scenario)
+    scenario.shift += LEAVE_LIMIT
+
+    async def is_gone() -> bool:
+        return "c1-cp-2" not in await control_planes(scenario)
+
+    await scenario.until(is_gone, limit_s=LIMIT_S)
 
 
 async def test_a_change_of_size_replaces_one_after_the_other(scenario: Scenario) -> None:

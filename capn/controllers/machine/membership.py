@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from capn.api.cluster import PowerState
 from capn.build.etcd_members import Member, MemberHealth
 from capn.build.etcd_rules import why_not_remove
+from capn.controllers.machine.leaving import leave_endpoint
 from capn.controllers.machine.node import open_child
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.phases import Wait
@@ -34,6 +35,8 @@ async def leave_etcd(scope: MachineScope) -> Wait | None:
     healthy = {key for key, found in health.items() if found.is_healthy}
     if (why := why_not_remove(members, healthy, own.id)) is not None:
         return Wait("EtcdMemberNeeded", why, POLL_S)
+    if own.id in healthy and (wait := await leave_endpoint(scope)) is not None:
+        return wait
     if (heir := find_heir(members, health, own)) is not None:
         await etcd.move_leader(members, heir)
     await etcd.remove_member(own.id)
