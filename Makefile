@@ -120,6 +120,10 @@ e2e-kubevirt: kubevirt image ## Tell the whole story of a child cluster on real 
 e2e-recursive: image ## Tell the story of a cluster in a cluster in a cluster, with real machines (a quarter of an hour when emulated)
 	@CAPN_E2E_RECURSIVE=1 $(AS_ROOT) $(PY) -m pytest -s tests/e2e/test_recursion.py $(PYTEST_ARGS)
 
+.PHONY: e2e-full
+e2e-full: image ## Scale, upgrade, heal, back up and restore real clusters, with clients that count errors (an hour when emulated)
+	@CAPN_E2E_FULL=1 $(AS_ROOT) $(PY) -m pytest -s tests/e2e/test_high_availability.py $(PYTEST_ARGS)
+
 .PHONY: verify
 verify: lint type generate-check test ## All that CI checks
 

@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import yaml
+
+from capn.dev.parent import Parent
+from tests.conftest import REPO, Kubectl
+
+
+@pytest.fixture(scope="session")
+def account(kubectl: Kubectl, crds: list[str], parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubeconfig with the rights of config/rbac and nothing else."""
+    assert crds
+    kubectl("apply", "-f", str(REPO / "config/default/namespace.yaml"))
+    kubectl("apply", "-k", str(REPO / "config/rbac"))
+    config = yaml.safe_load(parent.kubeconfig.read_text())
+    token = kubectl("create", "token", "capn-controller", "-n", "capn-system", "--duration=6h").strip()
+    config["users"][0]["user"] = {"token": token}
+    path = tmp_path_factory.mktemp("account") / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
 
 
 @pytest.fixture

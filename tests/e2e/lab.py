@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from capn.dev.accel import choose_accel
 from capn.dev.evidence import describe_object
 from capn.dev.hypervisor import Hypervisor
-from tests.conftest import Kubectl
+from capn.image.catalogue import ImageCatalogue
+from capn.settings import cache_dir
+from tests.conftest import Kubectl, run_async
 from tests.harness.controller_process import ControllerProcess
 
 IMAGE_PREFIX = "capn-node-"
@@ -119,6 +123,39 @@ class Lab(Story):
 
     def networks(self) -> set[str]:
         return set(self.virsh("net-list", "--all", "--name").split())
+
+
+@contextlib.contextmanager
+def running_lab(  # noqa: PLR0913 - what stories differ in
+    directory: Path,
+    account: Path,
+    kubectl: Kubectl,
+    *,
+    namespace: str,
+    versions: Sequence[str],
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[Lab]:
+    """A private hypervisor and a controller that watches one namespace; nothing of them is left at the end."""
+    catalogue = ImageCatalogue(cache_dir() / "images" / "node")
+    for version in versions:
+        assert catalogue.find(version) is not None, f"no node image for {version}: `make image VERSION={version}`"
+    hypervisor = Hypervisor(directory / "hv")
+    hypervisor.start()
+    accel = run_async(lambda: choose_accel("auto", print))
+    endpoint = hypervisor.endpoint(accel=accel, unsafe_disk_cache=True).model_dump(mode="json")
+    base = {"endpoints": {"libvirt": {"default": endpoint}}, "namespace": namespace, "log_format": "json"}
+    controller = ControllerProcess(directory / "controller", account, {**base, **(settings or {})})
+    kubectl("create", "namespace", namespace)
+    controller.start()
+    try:
+        yield Lab(kubectl, controller, namespace, directory, hypervisor)
+    finally:
+        controller.stop()
+        hypervisor.stop()
+        left = hypervisor.leaks()
+        hypervisor.purge()
+        assert not left, f"left on the host: {left}"
+        assert not hypervisor.state.exists()
 
 
 @dataclass

@@ -18,18 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from capn.dev.accel import choose_accel
 from capn.dev.child import POD_NAME, build_pod, parse_lookup
-from capn.dev.hypervisor import Hypervisor
 from capn.dev.parent import Parent
-from capn.image.catalogue import ImageCatalogue
-from capn.settings import cache_dir
-from tests.conftest import REPO, Kubectl, run_async
-from tests.e2e.lab import Lab, condition
+from tests.conftest import Kubectl
+from tests.e2e.lab import Lab, condition, running_lab
 from tests.harness.audit import AuditReader
-from tests.harness.controller_process import ControllerProcess
 
 BOOT_LIMIT_S = 900.0
 VERSION = "v1.37.2"
@@ -59,42 +53,9 @@ BAD = manifest("bad", controlPlane={"apiServer": {"extraArgs": {"no-such-flag": 
 
 
 @pytest.fixture(scope="module")
-def account(kubectl: Kubectl, crds: list[str], parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kubeconfig with the rights of config/rbac and nothing else."""
-    assert crds
-    kubectl("apply", "-f", str(REPO / "config/default/namespace.yaml"))
-    kubectl("apply", "-k", str(REPO / "config/rbac"))
-    config = yaml.safe_load(parent.kubeconfig.read_text())
-    token = kubectl("create", "token", "capn-controller", "-n", "capn-system", "--duration=6h").strip()
-    config["users"][0]["user"] = {"token": token}
-    path = tmp_path_factory.mktemp("account") / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-@pytest.fixture(scope="module")
 def lab(account: Path, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    image = ImageCatalogue(cache_dir() / "images" / "node").find(VERSION)
-    assert image is not None, f"no node image for {VERSION}; run `make image` first"
-    directory = tmp_path_factory.mktemp("e2e")
-    hypervisor = Hypervisor(directory / "hv")
-    hypervisor.start()
-    accel = run_async(lambda: choose_accel("auto", print))
-    endpoint = hypervisor.endpoint(accel=accel, unsafe_disk_cache=True).model_dump(mode="json")
-    settings = {"endpoints": {"libvirt": {"default": endpoint}}, "namespace": NAMESPACE, "log_format": "json"}
-    controller = ControllerProcess(directory / "controller", account, settings)
-    kubectl("create", "namespace", NAMESPACE)
-    controller.start()
-    lab = Lab(kubectl, controller, NAMESPACE, directory, hypervisor)
-    try:
+    with running_lab(tmp_path_factory.mktemp("e2e"), account, kubectl, namespace=NAMESPACE, versions=[VERSION]) as lab:
         yield lab
-    finally:
-        controller.stop()
-        hypervisor.stop()
-        left = hypervisor.leaks()
-        hypervisor.purge()
-        assert not left, f"left on the host: {left}"
-        assert not hypervisor.state.exists()
 
 
 def test_a_failing_bootstrap_is_explained(lab: Lab) -> None:

@@ -57,7 +57,14 @@ def test_programs_are_where_kubeadm_manifests_call_them(images: dict[str, OciIma
     etcd = read_files(images["registry.test/etcd:3.7.0-0"])
     assert (etcd["/usr/local/bin/etcd"], etcd["/usr/local/bin/etcdctl"]) == ("etcd", "etcdctl")
     # What a snapshot is read by; there is no shell.
-    assert sorted(path for path in etcd if path.startswith("/bin")) == ["/bin", "/bin/busybox", "/bin/cat", "/bin/rm", "/bin/test", "/bin/touch"]
+    assert sorted(path for path in etcd if path.startswith("/bin")) == [
+        "/bin",
+        "/bin/busybox",
+        "/bin/cat",
+        "/bin/rm",
+        "/bin/test",
+        "/bin/touch",
+    ]
     # CoreDNS and pause are started by their entry points.
     for name, path in (("coredns/coredns:v1", "/coredns"), ("pause:3", "/pause")):
         image = images[f"registry.test/{name}"]

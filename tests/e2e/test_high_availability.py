@@ -1,0 +1,168 @@
+"""Control planes of a real cluster, in order; each test goes on where the one before ended.
+
+One control plane and a worker that serves a page -> three control planes -> the one that has the endpoint loses its
+power and comes back -> another one's VM is destroyed and replaced -> one control plane again -> delete. Two clients
+call the child's API and fetch the page all the while, and their errors are counted.
+
+`make e2e-full`: four emulated machines, half an hour on two CPUs; CI has no time for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Kubectl
+from tests.e2e.lab import Lab, condition, running_lab
+from tests.e2e.served import Served, node_address, serving, web_pods
+
+BOOT_LIMIT_S = 900.0
+WHOLE = "CAPN_E2E_FULL"
+VERSION = "v1.37.2"
+NAMESPACE = "ha"
+NAME = "trio"
+
+pytestmark = [
+    pytest.mark.skipif(WHOLE not in os.environ, reason=f"{WHOLE} is not set: the whole story is `make e2e-full`"),
+    pytest.mark.usefixtures("in_order"),
+    pytest.mark.e2e,
+    pytest.mark.timeout(4 * BOOT_LIMIT_S),
+]
+
+
+def manifest(replicas: int) -> dict[str, Any]:
+    return {
+        "apiVersion": "capn.dev/v1alpha1",
+        "kind": "NestedCluster",
+        "metadata": {"name": NAME, "namespace": NAMESPACE},
+        "spec": {
+            "version": VERSION,
+            "machine": {"cpus": 2, "memory": "2048Mi", "disk": "6Gi"},
+            "controlPlane": {"replicas": replicas},
+            "workers": [{"name": "pool", "replicas": 1}],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def lab(account: Path, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with running_lab(tmp_path_factory.mktemp("ha"), account, kubectl, namespace=NAMESPACE, versions=[VERSION]) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def served(lab: Lab) -> Iterator[Served]:
+    lab.kubectl.apply(manifest(1))
+    lab.wait_for("the cluster is Ready", lambda: is_settled(lab, 1), limit_s=2 * BOOT_LIMIT_S)
+    with serving(lab, NAME, node=f"{NAME}-pool-0") as served:
+        yield served
+
+
+def is_settled(lab: Lab, replicas: int) -> bool:
+    """Whether the cluster is Ready with so many control planes, and nothing more is to be done."""
+    status = lab.cluster(NAME).get("status", {})
+    ready = all(
+        condition({"status": status}, kind)["status"] == "True" for kind in ("Ready", "ControlPlaneReady")
+    ) and not condition({"status": status}, "ControlPlaneReady")["reason"].startswith(("Scaling", "Rep", "Rem", "Wait"))
+    planes = [m for m in lab.objects("nestedmachines") if m["spec"]["role"] == "control-plane"]
+    return bool(ready and len(planes) == replicas and all(condition(m, "Ready")["status"] == "True" for m in planes))
+
+
+def members(lab: Lab) -> dict[str, bool]:
+    """etcd's members by name, and whether each is a learner."""
+    tls = [f"--{kind}=/etc/kubernetes/pki/etcd/{name}" for kind, name in
+           (("cacert", "ca.crt"), ("cert", "server.crt"), ("key", "server.key"))]  # fmt: skip
+    child = lab.child(NAME)
+    pods = child.json("get", "pods", "-n", "kube-system", "-l", "component=etcd")["items"]
+    pod = next(pod["metadata"]["name"] for pod in pods if condition(pod, "Ready")["status"] == "True")
+    said = child.json("exec", "-n", "kube-system", pod, "--", "etcdctl", *tls, "member", "list", "-w", "json")
+    return {member["name"]: bool(member.get("isLearner")) for member in said["members"]}
+
+
+def holder(lab: Lab) -> str:
+    """The machine that has the endpoint's address, as etcd's pod on it sees its network cards."""
+    child = lab.child(NAME)
+    host = lab.cluster(NAME)["status"]["endpoint"]["host"]
+    for pod in child.json("get", "pods", "-n", "kube-system", "-l", "component=etcd")["items"]:
+        name = pod["metadata"]["name"]
+        done = child.run("exec", "-n", "kube-system", name, "--", "busybox", "ip", "-o", "addr", "show", "to", host)
+        if done.stdout.strip():
+            return str(pod["spec"]["nodeName"])
+    raise AssertionError(f"nobody has {host}")
+
+
+def domain_of(lab: Lab, machine: str) -> str:
+    [found] = [name for name in lab.domains() if machine in name]
+    return found
+
+
+def test_the_endpoint_is_no_machines_own(lab: Lab, served: Served) -> None:
+    status = lab.cluster(NAME)["status"]["endpoint"]
+    assert status["virtual"] is True
+    assert status["host"] != node_address(lab, f"{NAME}-cp-0")
+    assert members(lab) == {f"{NAME}-cp-0": False}
+    served.report("the cluster at rest")
+
+
+def test_one_becomes_three_and_nobody_notices(lab: Lab, served: Served) -> None:
+    lab.kubectl("scale", "nestedcluster", NAME, "-n", NAMESPACE, "--replicas=3")
+    lab.wait_for("there are three", lambda: is_settled(lab, 3), limit_s=4 * BOOT_LIMIT_S)
+    api, page = served.report("1 -> 3")
+    assert members(lab) == {f"{NAME}-cp-{ordinal}": False for ordinal in range(3)}
+    assert page.errors == 0
+    assert api.errors == 0
+    assert api.answers > 30
+
+
+def test_the_endpoint_outlives_its_holder_and_a_reboot_keeps_the_node(lab: Lab, served: Served) -> None:
+    first = holder(lab)
+    uid = lab.child(NAME).json("get", "node", first)["metadata"]["uid"]
+    lab.say(f"{first} has the endpoint; it loses its power")
+    lab.virsh("destroy", domain_of(lab, f"-{first}-"))
+    lab.wait_for("another one has the endpoint", lambda: holder(lab) != first, limit_s=BOOT_LIMIT_S)
+    lab.wait_for("three are Ready again", lambda: is_settled(lab, 3), limit_s=BOOT_LIMIT_S)
+    _, page = served.report(f"{first} without power, and back")
+    assert lab.child(NAME).json("get", "node", first)["metadata"]["uid"] == uid
+    assert set(members(lab)) == {f"{NAME}-cp-{ordinal}" for ordinal in range(3)}
+    assert page.errors == 0
+
+
+def test_a_destroyed_one_is_replaced_while_there_is_quorum(lab: Lab, served: Served) -> None:
+    lost = holder(lab)
+    machine = lab.machine(lost)
+    assert machine is not None
+    lab.say(f"{lost} has the endpoint; its VM is destroyed and its definition removed")
+    domain = domain_of(lab, f"-{lost}-")
+    lab.virsh("destroy", domain)
+    lab.virsh("undefine", domain)
+
+    def replaced() -> bool:
+        found = lab.machine(lost)
+        return found is not None and found["metadata"]["uid"] != machine["metadata"]["uid"] and is_settled(lab, 3)
+
+    lab.wait_for(f"{lost} is another one and Ready", replaced, limit_s=2 * BOOT_LIMIT_S)
+    _, page = served.report(f"{lost} destroyed and replaced")
+    assert members(lab) == {f"{NAME}-cp-{ordinal}": False for ordinal in range(3)}
+    assert page.errors == 0
+
+
+def test_three_become_one_and_nobody_notices(lab: Lab, served: Served) -> None:
+    pods = set(web_pods(lab.child(NAME)))
+    lab.kubectl("scale", "nestedcluster", NAME, "-n", NAMESPACE, "--replicas=1")
+    lab.wait_for("there is one", lambda: is_settled(lab, 1), limit_s=2 * BOOT_LIMIT_S)
+    api, page = served.report("3 -> 1")
+    assert members(lab) == {f"{NAME}-cp-0": False}
+    assert set(web_pods(lab.child(NAME))) == pods
+    assert page.errors == 0
+    assert api.errors == 0
+
+
+def test_deleting_leaves_nothing(lab: Lab) -> None:
+    lab.kubectl("delete", "nestedcluster", NAME, "-n", NAMESPACE, "--timeout=300s", timeout_s=330)
+    assert not lab.domains()
+    assert not lab.volumes()
+    assert not lab.networks() - {"default"}
