@@ -2,7 +2,7 @@
 
 Where nothing in front of the machines leads to the API servers (libvirt), one control plane at a time holds the
 endpoint's address beside its own: VRRP by keepalived (docs/adr/0020). A holder that dies is succeeded within seconds,
-one whose API server does not answer within half a minute. Role: pure. Must not: name the other control planes (they
+one whose API server does not answer for a while. Role: pure. Must not: name the other control planes (they
 come and go), or depend on the API server that the address leads to.
 """
 
@@ -23,6 +23,8 @@ LEAVING_MARK = "/var/lib/etcd/capn-leaving"
 LEFT_MARK = "/var/lib/etcd/capn-left"
 # Three of them missing make a successor. A guest under emulation is at times silent for a second or two.
 _ADVERTISE_S = 3
+# A TLS handshake costs an emulated CPU half a second; an API server that dies alone is started again by the kubelet.
+_CHECK_S = 20
 # Alike on all: who has the address keeps it. One whose API server does not answer goes below the others.
 # One that is to be removed goes below those too.
 _PRIORITY, _PENALTY, _LEAVING = 100, -50, -60
@@ -96,16 +98,16 @@ global_defs {{
 }}
 vrrp_script api_server {{
     script {CHECK_PATH}
-    interval 10
-    timeout 15
-    fall 3
+    interval {_CHECK_S}
+    timeout {_CHECK_S}
+    fall 2
     rise 2
     weight {_PENALTY}
     init_fail
 }}
 vrrp_script stays {{
     script "/usr/bin/test ! -e {LEAVING_MARK}"
-    interval 2
+    interval 5
     weight {_LEAVING}
 }}
 vrrp_instance endpoint {{
