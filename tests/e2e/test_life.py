@@ -1,7 +1,7 @@
 """The life of a real cluster, in order; each test goes on where the one before ended.
 
-One control plane and a worker of Kubernetes 1.36 serve a page -> a snapshot -> upgrade to 1.37, the controller killed in
-the middle -> workers 1 -> 2 -> 1 -> a worker's VM destroyed and replaced -> the only control plane destroyed: restored
+One control plane and a worker of Kubernetes 1.36 serve a page -> a snapshot -> upgrade to 1.37, the controller killed
+in the middle -> workers 1 -> 2 -> 1 -> a worker's VM destroyed and replaced -> the only control plane destroyed: restored
 from the newest snapshot -> the cluster deleted, a new one begun with the snapshot -> delete. Two clients call the
 child's API and fetch the page all the while, and their errors are counted.
 
@@ -169,6 +169,8 @@ def test_a_jump_over_a_minor_and_a_step_back_are_refused(lab: Lab, served: Serve
     patch(lab, f'{{"version": "{FORMER}"}}')
     lab.wait_for("it is Ready as before", lambda: is_ready(lab), limit_s=60)
     assert {item["metadata"]["uid"] for item in lab.objects("nestedmachines")} == before
+    api, page = served.report("refusals")
+    assert api.errors == page.errors == 0
 
 
 def test_the_control_plane_is_upgraded_and_nobody_notices(lab: Lab, served: Served) -> None:

@@ -1,7 +1,7 @@
 """A stand-in for a control plane that may hold its cluster's endpoint: a network namespace with the real keepalived.
 
-Its configuration is the guest's own, but for where the check is and how often it is asked. The card may be left out until later, as in a machine
-that boots.
+Its configuration is the guest's own, but for where the check is and how often it is asked. The card may be left out
+until later, as in a machine that boots.
 """
 
 from __future__ import annotations
