@@ -1,9 +1,9 @@
 """The life of a real cluster, in order; each test goes on where the one before ended.
 
 One control plane and a worker of Kubernetes 1.36 serve a page -> a snapshot -> upgrade to 1.37, the controller killed
-in the middle -> workers 1 -> 2 -> 1 -> a worker's VM destroyed and replaced -> the only control plane destroyed: restored
-from the newest snapshot -> the cluster deleted, a new one begun with the snapshot -> delete. Two clients call the
-child's API and fetch the page all the while, and their errors are counted.
+in the middle -> workers 1 -> 2 -> 1 -> a worker's VM destroyed and replaced -> the only control plane destroyed, and
+restored from the newest snapshot -> the cluster deleted, a new one begun with the snapshot -> delete. Two clients call
+the child's API and fetch the page all the while, and their errors are counted.
 
 `make e2e-full`: four emulated machines at a time, most of an hour on two CPUs; CI has no time for it.
 """
