@@ -1,7 +1,7 @@
 """One story with real machines, in order; each test goes on where the one before ended.
 
 A failing bootstrap is explained -> create -> SIGKILL of the controller in mid-boot -> Ready -> a pod runs and DNS
-answers -> a restart writes nothing -> delete leaves nothing.
+answers -> the control plane loses its power and comes back -> a restart writes nothing -> delete leaves nothing.
 
 One control plane and one worker; CAPN_E2E_WORKERS=0 leaves the worker out, which saves two minutes on an emulated CPU.
 """
@@ -150,6 +150,25 @@ def test_a_pod_runs_and_dns_answers(lab: Lab) -> None:
     lab.wait_for("DNS answers in the pod", answers, limit_s=BOOT_LIMIT_S)
     # The first address of the default Service network, which kubeadm gives to the API server's Service.
     assert parse_lookup(answer) == "10.96.0.1"
+
+
+def test_a_control_plane_that_lost_its_power_comes_back_as_the_same_node(lab: Lab) -> None:
+    child = lab.child("good")
+    before = child.json("get", "node", "good-cp-0")
+    [domain] = [name for name in lab.domains() if "good-cp-0" in name]
+    lab.virsh("destroy", domain)
+    lab.wait_for("the VM runs again", lambda: "running" in lab.virsh("domstate", domain), limit_s=BOOT_LIMIT_S)
+
+    def is_back() -> bool:
+        node = child.json("get", "node", "good-cp-0")
+        rebooted = node["status"]["nodeInfo"]["bootID"] != before["status"]["nodeInfo"]["bootID"]
+        return rebooted and condition(node, "Ready")["status"] == "True"
+
+    lab.wait_for("the child answers and its node is Ready", is_back, limit_s=BOOT_LIMIT_S)
+    assert child.json("get", "node", "good-cp-0")["metadata"]["uid"] == before["metadata"]["uid"]
+    lab.wait_for("good is Ready", lambda: condition(lab.cluster("good"), "Ready")["status"] == "True",
+                 limit_s=BOOT_LIMIT_S)  # fmt: skip
+    assert lab.cluster("good")["status"]["endpoint"]["virtual"] is True
 
 
 def test_bootstrap_secrets_are_gone_after_the_join(lab: Lab) -> None:
