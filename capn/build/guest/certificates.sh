@@ -63,7 +63,8 @@ read_dates() {
         case "$file" in *.conf) confs="$confs $KUBERNETES/$file" ;; *) pems="$pems $KUBERNETES/$file" ;; esac
     done
     # shellcheck disable=SC2086  # lists of files without blanks
-    { cat $pems && sed -n 's/^ *client-certificate-data: *//p' $confs | base64 -d; } >"$RUN/all.pem" 2>/dev/null
+    { cat $pems && sed -n 's/^ *client-certificate-data: *"\{0,1\}\([^"]*\).*/\1/p' $confs | base64 -d; } \
+        >"$RUN/all.pem" 2>/dev/null
     openssl storeutl -noout -text -certs "$RUN/all.pem" 2>/dev/null |
         sed -n -e 's/^ *Not Before: *//p' -e 's/^ *Not After *: *//p' | date -u -f - +%s >"$RUN/seconds"
     exec 3<"$RUN/seconds"
@@ -111,12 +112,11 @@ keep_old() {
     keep_written && enter undo
 }
 
-# May be repeated: OLD stays until all is back. Each file is whole at any time.
+# May be repeated, and needs no room on the disk: what is not in OLD any more is back. Each file is whole at any time.
 put_back() {
     enter undo || return 1
     for file in $(cd "$OLD" && find . -type f); do
-        cp -p "$OLD/$file" "$KUBERNETES/$file.capn" || return 1
-        mv "$KUBERNETES/$file.capn" "$KUBERNETES/$file" || return 1
+        mv -f "$OLD/$file" "$KUBERNETES/$file" || return 1
     done
     keep_written || return 1
     leave
@@ -149,6 +149,11 @@ tell() {
     printf '%s\n' "$said" >"$WORK/said"
 }
 
+# quote LOG: its error, or its last line, without secrets.
+quote() {
+    { grep '^error' "$1" || cat "$1"; } | tail -n 1 | capn_redact | tr -cd '\040-\176' | cut -c1-300
+}
+
 run_kubeadm() {
     check_clock || fail "the machine's clock is wrong: it is before the cluster's CA was made"
     for ca in ca etcd/ca front-proxy-ca; do
@@ -156,11 +161,14 @@ run_kubeadm() {
     done
     BEFORE=$END
     keep_old || fail "cannot keep a copy of the certificates in $WORK"
-    # With a configuration kubeadm needs no API server. The algorithm is that of capn/build/kubeadm.py.
-    printf '%s\n' "apiVersion: kubeadm.k8s.io/v1beta4" "kind: ClusterConfiguration" \
+    # With a configuration kubeadm needs no API server, and with an address (of those for documentation; it is not used: the
+    # names are those of the old certificates) no network. The algorithm is that of capn/build/kubeadm.py.
+    printf '%s\n' "apiVersion: kubeadm.k8s.io/v1beta4" "kind: InitConfiguration" \
+        "localAPIEndpoint: {advertiseAddress: 192.0.2.1}" "---" \
+        "apiVersion: kubeadm.k8s.io/v1beta4" "kind: ClusterConfiguration" \
         "kubernetesVersion: $(kubeadm version -o short)" "encryptionAlgorithm: ECDSA-P256" >"$RUN/kubeadm.yaml"
     kubeadm certs renew all --config "$RUN/kubeadm.yaml" >"$RUN/kubeadm.log" 2>&1 ||
-        fail "kubeadm certs renew all: $(tail -n 1 "$RUN/kubeadm.log" | capn_redact | tr -cd '\040-\176' | cut -c1-300)"
+        fail "kubeadm certs renew all: $(quote "$RUN/kubeadm.log")"
     read_dates
     [ -z "$DUE" ] || fail "kubeadm certs renew all left /etc/kubernetes/$DUE as it was"
     { keep_written && enter restart; } || fail "cannot write to $WORK"

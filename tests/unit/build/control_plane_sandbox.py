@@ -6,14 +6,12 @@ is on the disk when they are asked, unless a test keeps something else there.
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import yaml
-
+from capn.build.kubeconfig import ServerAddress, build_kubeconfig
 from capn.build.pki import ClusterPki, KeyPair, certificate_matches_key, generate_pki, issue_client, issue_server
 from tests.unit.build.guest_sandbox import GuestSandbox
 
@@ -105,7 +103,7 @@ class ControlPlane:
 
     def is_settled(self) -> bool:
         """Whether nothing is left to be done or undone."""
-        return not (self.root / "var/lib/capn/certificates/step").exists() and not list(self.root.rglob("*.capn"))
+        return not (self.root / "var/lib/capn/certificates/step").exists()
 
     def log(self) -> str:
         return (self.root / "var/log/capn-certificates.log").read_text()
@@ -117,13 +115,9 @@ class ControlPlane:
             self._write_pair(directory / "pki" / name, pair)
         for name in CONFIGS:
             pair = issue_client(PKI.ca, common_name=name, organizations=[], now=born, valid=life)
-            user = {
-                "client-certificate-data": base64.b64encode(pair.cert_pem).decode(),
-                "client-key-data": base64.b64encode(pair.key_pem).decode(),
-            }
-            (directory / f"{name}.conf").write_text(
-                yaml.safe_dump({"users": [{"name": name, "user": user}]}, width=9999)
-            )
+            server = ServerAddress("https://127.0.0.1:6443")
+            text = build_kubeconfig(cluster="demo", server=server, ca_pem=PKI.ca.cert_pem, client=pair)
+            (directory / f"{name}.conf").write_text(text)
 
     @staticmethod
     def _write_pair(path: Path, pair: KeyPair) -> None:

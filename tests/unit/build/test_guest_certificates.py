@@ -276,7 +276,7 @@ def test_whatever_it_died_of_the_next_boot_and_run_make_it_whole(
 def test_a_put_back_that_was_interrupted_is_repeated(tmp_path: Path) -> None:
     plane = ControlPlane(tmp_path, age=DUE)
     plane.program("kubectl", '<usual>\ncase "$*" in *livez*) exit 1 ;; esac')
-    plane.program("mv", 'case "$2" in */peer.crt) kill -KILL 0 ;; esac\nexec /bin/mv "$@"')
+    plane.program("mv", 'case "$3" in */peer.crt) kill -KILL 0 ;; esac\nexec /bin/mv "$@"')
     assert plane.run() == -signal.SIGKILL
     assert plane.leaves() not in (plane.before, plane.renewed())
     (plane.root / "bin/mv").unlink()
@@ -308,7 +308,7 @@ def test_what_cannot_be_told_is_told_the_next_day(tmp_path: Path) -> None:
 def test_it_says_what_the_rest_of_capn_says(tmp_path: Path) -> None:
     plane = ControlPlane(tmp_path, age=DUE)
     assert plane.run() == 0
-    config = yaml.safe_load((plane.root / "config").read_text())
+    _, config = yaml.safe_load_all((plane.root / "config").read_text())
     cluster = next(
         document
         for document in yaml.safe_load_all(build_init_config(make_init_input()))
