@@ -33,6 +33,10 @@ ANNOTATION_DELETE_MACHINE = f"{GROUP}/delete-machine"
 ANNOTATION_SKIP_REMEDIATION = f"{GROUP}/skip-remediation"
 # On a node in a child: which of its labels and taints came from the machine's spec, so that they can be taken off.
 ANNOTATION_NODE_SETTINGS = f"{GROUP}/node-settings"
+# On a control plane's node, by its guest (build/guest/certificates.sh): when the first of its certificates
+# ends, and why the last attempt to renew them failed.
+ANNOTATION_CERTIFICATES_END = f"{GROUP}/certificates-end"
+ANNOTATION_CERTIFICATES_FAILURE = f"{GROUP}/certificates-failure"
 # Of bootstrap data that a child hands over: no other Secret is read for a claimed machine.
 SECRET_TYPE_CLAIM = f"{GROUP}/claimed-bootstrap-data"
 

@@ -66,6 +66,15 @@ class BootstrapStatus(Model):
     log_tail: str | None = Field(default=None, max_length=8192, description="On failure, the end of the log.")
 
 
+class LeafCertificates(Model):
+    """The certificates that kubeadm made on a control plane, as its guest says (untrusted text, cleaned and cut)."""
+
+    end: str | None = Field(default=None, max_length=32, description="When the first of them ends (RFC 3339, UTC).")
+    failure: str | None = Field(
+        default=None, max_length=512, description="Why the last attempt to renew them failed; tried again each day."
+    )
+
+
 class NestedMachineStatus(Model):
     """What is."""
 
@@ -82,6 +91,9 @@ class NestedMachineStatus(Model):
     addresses: list[Address] = Field(default_factory=list, max_length=16, description="Addresses of the machine.")
     node_ref: NodeReference | None = Field(default=None, description="The node in the child.")
     bootstrap: BootstrapStatus | None = Field(default=None, description="Progress of the bootstrap.")
+    certificates: LeafCertificates | None = Field(
+        default=None, description="Of a control plane: kubeadm's certificates, which the machine renews by itself."
+    )
     failure_reason: str | None = Field(default=None, max_length=256, description="Why the machine cannot get on.")
     failure_message: str | None = Field(default=None, max_length=8192, description="The same for people, with the fix.")
     conditions: Conditions = Field(default_factory=list, description="Observations, one a type.")

@@ -17,6 +17,7 @@ from typing import Any
 
 from capn.api.machine_template import RFC1123_LABEL
 from capn.build.calm import PATCHES_PATH, build_patches
+from capn.build.leaf_certificates import CERTIFICATES_PROGRAM, CERTIFICATES_UNIT_NAMES, CERTIFICATES_UNITS
 from capn.build.node_address import ADDRESS_UNIT_NAME, build_address_unit
 from capn.build.pki import ClusterPki
 from capn.build.report import Report, ReportState, encode_report
@@ -154,7 +155,8 @@ def _build_boot_command() -> list[str]:
 def _list_units(machine: UserDataInput) -> list[str]:
     address = [ADDRESS_UNIT_NAME] if machine.node_address else []
     endpoint = [KEEPALIVED_UNIT, LEAVE_UNIT] if machine.holds_endpoint else []
-    return ["capn-services.service", *address, *endpoint, "capn-report.service", "capn-bootstrap.service"]
+    renewal = CERTIFICATES_UNIT_NAMES if machine.pki is not None else ()
+    return ["capn-services.service", *address, *endpoint, *renewal, "capn-report.service", "capn-bootstrap.service"]
 
 
 def _build_run_commands(units: list[str]) -> list[list[str]]:
@@ -203,6 +205,9 @@ def _build_files(machine: UserDataInput) -> Iterator[dict[str, Any]]:
     if machine.pki is not None:
         for name, patch in build_patches().items():
             yield _file(f"{PATCHES_PATH}/{name}", patch, "0644")
+        yield _file(f"{LIBRARY_PATH}/{CERTIFICATES_PROGRAM}", read_guest_program(CERTIFICATES_PROGRAM), "0755")
+        for name, unit in CERTIFICATES_UNITS.items():
+            yield _file(f"/etc/systemd/system/{name}", unit, "0644")
         yield from _build_pki_files(machine.pki)
 
 

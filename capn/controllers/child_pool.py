@@ -25,6 +25,11 @@ from capn.runtime.informer import Informer
 # A reconcile that holds the connection of before a renewed kubeconfig ends within the time that one call may take, or
 # comes back for a new one.
 RETIRE_S = 60.0
+_ANNOTATIONS = (
+    names.ANNOTATION_NODE_SETTINGS,
+    names.ANNOTATION_CERTIFICATES_END,
+    names.ANNOTATION_CERTIFICATES_FAILURE,
+)
 
 
 @dataclass(frozen=True)
@@ -171,5 +176,6 @@ def compute_node_essence(node: Object | None) -> object:
         for condition in (decoded.get("status") or {}).get("conditions") or ()
     ]
     spec = decoded.get("spec") or {}
-    settings = (node.metadata.labels, (node.metadata.annotations or {}).get(names.ANNOTATION_NODE_SETTINGS))
+    annotations = node.metadata.annotations or {}
+    settings = (node.metadata.labels, *(annotations.get(name) for name in _ANNOTATIONS))
     return (node.metadata.uid, settings, spec.get("providerID"), spec.get("taints"), conditions)

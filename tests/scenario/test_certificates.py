@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
 
 from capn import names
-from capn.api.resources import NAMESPACE, NODE, SECRET
+from capn.api.resources import NAMESPACE, NESTED_CLUSTER, NODE, SECRET
 from capn.build.kubeconfig import ServerAddress, build_kubeconfig, parse_kubeconfig
 from capn.build.kubeconfig_renewal import compute_renewal
 from capn.build.pki import KeyPair, generate_ca, generate_pki, issue_client
@@ -256,3 +258,48 @@ async def test_the_last_year_of_a_ca_is_told_of(scenario: Scenario) -> None:
     scenario.shift = scenario.child_ahead = 3350 * DAY
     await scenario.wake()
     assert scenario.api.writes - writes == 1  # the test's own
+
+
+async def test_a_control_plane_that_does_not_renew_its_certificates_is_told_of(scenario: Scenario) -> None:
+    await scenario.create(workers=[{"name": "md", "replicas": 1}])
+    await scenario.ready()
+    cluster = await scenario.user.get(NESTED_CLUSTER, "c1", NAMESPACE_NAME)
+    assert cluster is not None
+    child = scenario.api_of(cluster["metadata"]["uid"]).as_manager("kubelet")
+
+    async def say(node: str, days: int, failure: str | None) -> str:
+        end = f"{datetime.now(UTC) + days * DAY:%Y-%m-%dT%H:%M:%SZ}"
+        said = {names.ANNOTATION_CERTIFICATES_END: end, names.ANNOTATION_CERTIFICATES_FAILURE: failure}
+        await child.merge_patch(NODE, node, "", {"metadata": {"annotations": said}})
+        return end
+
+    async def shown(machine: str) -> Any:
+        found = await scenario.machine(machine)
+        return (found or {}).get("status", {}).get("certificates")
+
+    end = await say("c1-cp-0", 100, "no key")
+    await scenario.until(lambda: _equals(shown("c1-cp-0"), {"end": end, "failure": "no key"}))
+    await scenario.wake()
+    assert (await scenario.condition("c1", "CertificatesAvailable"))["reason"] == "Available"
+    end = await say("c1-cp-0", 29, "no key")
+    await scenario.until(lambda: _equals(shown("c1-cp-0"), {"end": end, "failure": "no key"}))
+    await scenario.wake()
+    condition = await scenario.condition("c1", "CertificatesAvailable")
+    assert (condition["status"], condition["reason"]) == ("True", "LeafCertificateExpiring")
+    assert "on c1-cp-0 end on" in condition["message"]
+    assert "no key" in condition["message"]
+    assert (await scenario.condition("c1", "Ready"))["status"] == "True"
+    await scenario.restart()
+    await scenario.settle()
+    assert (await scenario.condition("c1", "CertificatesAvailable"))["reason"] == "LeafCertificateExpiring"
+    end = await say("c1-cp-0", 365, None)
+    await scenario.until(lambda: _equals(shown("c1-cp-0"), {"end": end}))
+    await scenario.wake()
+    assert (await scenario.condition("c1", "CertificatesAvailable"))["reason"] == "Available"
+    await say("c1-md-0", 1, "a worker has nothing to say here")
+    await scenario.settle()
+    assert await shown("c1-md-0") is None
+
+
+async def _equals(found: Awaitable[Any], wanted: object) -> bool:
+    return bool(await found == wanted)

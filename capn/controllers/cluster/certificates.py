@@ -14,6 +14,7 @@ from capn.api.resources import SECRET
 from capn.build.ca_check import check_new_pki, find_ending_ca
 from capn.build.kubeconfig import ServerAddress, build_kubeconfig
 from capn.build.kubeconfig_renewal import compute_renewal, issue_admin
+from capn.build.leaf_expiry import find_ending_leaf
 from capn.build.pki import ClusterPki, generate_pki
 from capn.build.secrets import build_kubeconfig_secret, build_pki_secrets, pki_from_secrets, read_secret_value
 from capn.controllers.cluster.renewal import renew_if_due
@@ -34,9 +35,19 @@ async def reconcile_certificates(scope: ClusterScope) -> Wait | None:
         scope.credentials = Credentials(pki=pki, kubeconfig=scope.credentials.kubeconfig)
     if not was_complete(scope):
         check_new_pki(ref.name, pki, now=scope.deps.now())
-    elif (ending := find_ending_ca(ref.name, pki, now=scope.deps.now())) is not None:
-        scope.notices[ClusterCondition.CERTIFICATES_AVAILABLE] = ("CAExpiring", ending)
+    else:
+        _notice_endings(scope, pki)
     return None
+
+
+def _notice_endings(scope: ClusterScope, pki: ClusterPki) -> None:
+    """The end of a CA first, since nothing but another cluster helps against it."""
+    now = scope.deps.now()
+    leaves = {machine.metadata.name: machine.status.certificates for machine in scope.control_planes()}
+    if (ending := find_ending_ca(scope.ref.name, pki, now=now)) is not None:
+        scope.notices[ClusterCondition.CERTIFICATES_AVAILABLE] = ("CAExpiring", ending)
+    elif (ending := find_ending_leaf(leaves, now=now)) is not None:
+        scope.notices[ClusterCondition.CERTIFICATES_AVAILABLE] = ("LeafCertificateExpiring", ending)
 
 
 async def _create_missing(scope: ClusterScope, present: dict[str, dict[str, Any]]) -> ClusterPki:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from capn import names
 from capn.api.conditions import ConditionSet, MachineCondition, find, is_true, overlay
-from capn.api.machine import Address, BootstrapStatus, NestedMachineStatus, NodeReference
+from capn.api.machine import Address, BootstrapStatus, LeafCertificates, NestedMachineStatus, NodeReference
+from capn.build.leaf_expiry import read_leaf_certificates
 from capn.build.report import ReportState
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.phases import Outcome, Progress, Wait, describe
@@ -47,6 +49,7 @@ def compute_status(scope: MachineScope, progress: Progress, *, now: str) -> Nest
         addresses=_addresses(scope),
         node_ref=_node_ref(scope),
         bootstrap=_bootstrap(scope),
+        certificates=_certificates(scope),
         failure_reason=error.reason if failed and error is not None else None,
         failure_message=str(error)[:4096] if failed else None,
         conditions=conditions.build(),
@@ -148,6 +151,13 @@ def _node_ref(scope: MachineScope) -> NodeReference | None:
     if scope.node is None:
         return scope.machine.status.node_ref
     return NodeReference(name=scope.name, uid=str(scope.node["metadata"].get("uid", ""))[:64])
+
+
+def _certificates(scope: MachineScope) -> LeafCertificates | None:
+    """What the guest said on its node; while nothing can be read, what it said last."""
+    if scope.node is None or scope.machine.spec.role != names.ROLE_CONTROL_PLANE:
+        return scope.machine.status.certificates
+    return read_leaf_certificates(scope.node) or scope.machine.status.certificates
 
 
 def _bootstrap(scope: MachineScope) -> BootstrapStatus | None:

@@ -35,7 +35,7 @@ class GuestSandbox:
             (self.root / directory).mkdir(parents=True)
         for name, script in _DEFAULTS.items():
             self.program(name, script)
-        for name in ("bootstrap.sh", "report.sh"):
+        for name in ("bootstrap.sh", "report.sh", "certificates.sh"):
             (self.root / "lib" / name).write_text(read_guest_program(name))
         (self.root / "etc/capn/kubeadm.yaml").write_text(f"token: {TOKEN}\n")
         (self.root / "var/lib/cloud/instance").symlink_to("instances/uid")
@@ -74,8 +74,8 @@ class GuestSandbox:
             start_new_session=True,
         )
 
-    def run(self, timeout_s: float = 60) -> int:
-        process = self.start()
+    def run(self, program: str = "bootstrap.sh", *arguments: str, timeout_s: float = 60) -> int:
+        process = self.start(program, *arguments)
         try:
             return process.wait(timeout_s)
         finally:

@@ -138,7 +138,7 @@ def test_missing_files_are_a_failure(tmp_path: Path) -> None:
 
 def test_it_is_small_with_real_keys() -> None:
     pki = generate_pki(now=NOW, cluster="demo")
-    assert len(build_user_data(make_user_data_input(BootstrapMode.INIT, pki=pki))) < 32 * 1024
+    assert len(build_user_data(make_user_data_input(BootstrapMode.INIT, pki=pki))) < 48 * 1024
 
 
 @pytest.mark.parametrize("hostname", ["", "-x", "X", "a.b", "a" * 64, "x\n", "x;reboot", "$(reboot)"])
