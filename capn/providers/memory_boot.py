@@ -19,8 +19,8 @@ from capn.build.report import ReportState
 from capn.build.tokens import TOKEN_VALID, build_token_secret, token_secret_name
 from capn.errors import CapnError, ConflictError
 from capn.kube.client import KubeClient
-from capn.kube.etcd import ETCD_CONTAINER, ETCD_NAMESPACE
-from capn.providers.memory_guest import GuestPlan, read_user_data
+from capn.providers.memory_guest import GuestFailedError, GuestPlan, build_etcd_pod, read_user_data
+from capn.providers.memory_restore import keep_mirror_pod, restore_etcd
 from capn.providers.memory_world import MemoryWorld, SimulatedCluster, SimulatedMachine
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -29,14 +29,6 @@ _JOIN_ATTEMPTS = 20
 _JOIN_RETRY_S = 0.5
 _STAGES_INIT = ("boot", "kubeadm/etcd", "kubeadm/wait-control-plane")
 _STAGES_JOIN = ("boot", "kubeadm/preflight", "kubeadm/kubelet-start")
-
-
-class GuestFailedError(Exception):
-    """The bootstrap ended with an error, as kubeadm would print it."""
-
-    def __init__(self, stage: str, tail: str) -> None:
-        super().__init__(tail)
-        self.stage = stage
 
 
 async def boot(world: MemoryWorld, machine: SimulatedMachine, *, boot_s: float, sleep: Sleep) -> None:
@@ -51,10 +43,15 @@ async def boot(world: MemoryWorld, machine: SimulatedMachine, *, boot_s: float, 
         if plan.joins:
             await _join(world, cluster, machine, plan, plan.token, sleep)
         else:
+            if plan.restores:
+                await restore_etcd(world, cluster, machine)
             await _init(cluster, machine, plan, world.now())
         machine.say("done", ReportState.SUCCEEDED)
     except GuestFailedError as error:
         machine.say(error.stage, ReportState.FAILED, str(error))
+        return
+    if plan.restores:
+        await keep_mirror_pod(cluster, plan)
 
 
 def _fail_if_told(world: MemoryWorld, machine: SimulatedMachine) -> None:
@@ -70,6 +67,8 @@ def _read(machine: SimulatedMachine) -> GuestPlan:
 
 
 async def _init(cluster: SimulatedCluster, machine: SimulatedMachine, plan: GuestPlan, now: datetime) -> None:
+    if not plan.restores and not any(member.machine is machine for member in cluster.etcd.members):
+        cluster.api.store.replace_state({}, bump=0)  # a new machine's disk is empty, whatever there was before
     kubeadm = cluster.api.as_manager("kubeadm")
     cluster.api.raw["/version"] = (200, f'{{"gitVersion": "{machine.request.version}"}}')
     config = {
@@ -132,20 +131,6 @@ async def _register(client: KubeClient, machine: SimulatedMachine, plan: GuestPl
         return
     if machine.request.role == names.ROLE_CONTROL_PLANE:
         await _create(client, POD, build_etcd_pod(plan.node_name, node["metadata"]["uid"]))
-
-
-def build_etcd_pod(node_name: str, node_uid: str) -> dict[str, Any]:
-    """Build the mirror pod of the node's etcd."""
-    owner = {"apiVersion": "v1", "kind": "Node", "name": node_name, "uid": node_uid, "controller": True}
-    return {
-        "metadata": {
-            "name": f"etcd-{node_name}",
-            "namespace": ETCD_NAMESPACE,
-            "labels": {"component": "etcd", "tier": "control-plane"},
-            "ownerReferences": [owner],
-        },
-        "spec": {"nodeName": node_name, "containers": [{"name": ETCD_CONTAINER}]},
-    }
 
 
 def _alive(secret: dict[str, Any], token: str, now: datetime) -> bool:
