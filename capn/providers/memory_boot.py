@@ -19,8 +19,8 @@ from capn.build.report import ReportState
 from capn.build.tokens import TOKEN_VALID, build_token_secret, token_secret_name
 from capn.errors import CapnError, ConflictError
 from capn.kube.client import KubeClient
-from capn.providers.memory_guest import GuestFailedError, GuestPlan, build_etcd_pod, read_user_data
-from capn.providers.memory_restore import keep_mirror_pod, restore_etcd
+from capn.providers.memory_guest import GuestFailedError, GuestPlan, build_etcd_pod, build_node_status, read_user_data
+from capn.providers.memory_restore import act_as_kubelets, restore_etcd
 from capn.providers.memory_world import MemoryWorld, SimulatedCluster, SimulatedMachine
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -38,20 +38,20 @@ async def boot(world: MemoryWorld, machine: SimulatedMachine, *, boot_s: float, 
         plan = _read(machine)
         for stage in _STAGES_JOIN if plan.joins else _STAGES_INIT:
             machine.say(stage)
+            if stage == "boot" and plan.restores:
+                await restore_etcd(world, cluster, machine)
             await sleep(boot_s / len(_STAGES_INIT))
         _fail_if_told(world, machine)
         if plan.joins:
             await _join(world, cluster, machine, plan, plan.token, sleep)
         else:
-            if plan.restores:
-                await restore_etcd(world, cluster, machine)
             await _init(cluster, machine, plan, world.now())
         machine.say("done", ReportState.SUCCEEDED)
     except GuestFailedError as error:
         machine.say(error.stage, ReportState.FAILED, str(error))
         return
     if plan.restores:
-        await keep_mirror_pod(cluster, plan)
+        await act_as_kubelets(world, cluster)
 
 
 def _fail_if_told(world: MemoryWorld, machine: SimulatedMachine) -> None:
@@ -154,14 +154,7 @@ def build_node(machine: SimulatedMachine, plan: GuestPlan) -> dict[str, Any]:
         "kind": "Node",
         "metadata": {"name": plan.node_name, "labels": labels},
         "spec": {"providerID": plan.provider_id, "taints": list(plan.taints)},
-        "status": {
-            "addresses": [{"type": "InternalIP", "address": machine.address}],
-            "nodeInfo": {"kubeletVersion": machine.request.version},
-            "conditions": [
-                {"type": "NetworkUnavailable", "status": "False", "reason": "FlannelIsUp"},
-                {"type": "Ready", "status": "True", "reason": "KubeletReady"},
-            ],
-        },
+        "status": build_node_status(machine.address, machine.request.version),
     }
 
 

@@ -99,3 +99,15 @@ def build_etcd_pod(node_name: str, node_uid: str) -> dict[str, Any]:
         },
         "spec": {"nodeName": node_name, "containers": [{"name": ETCD_CONTAINER}]},
     }
+
+
+def build_node_status(address: str, version: str) -> dict[str, Any]:
+    """What a kubelet says of its node when all is well."""
+    return {
+        "addresses": [{"type": "InternalIP", "address": address}],
+        "nodeInfo": {"kubeletVersion": version},
+        "conditions": [
+            {"type": "NetworkUnavailable", "status": "False", "reason": "FlannelIsUp"},
+            {"type": "Ready", "status": "True", "reason": "KubeletReady"},
+        ],
+    }

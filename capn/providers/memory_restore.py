@@ -7,12 +7,17 @@ its node is made anew. Must not: begin with anything else than what was uploaded
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
+from capn import names
+from capn.api.conditions import find_condition
 from capn.api.resources import NODE, POD
-from capn.errors import CapnError, ConflictError
+from capn.errors import CapnError
+from capn.kube.client import KubeClient
 from capn.kube.etcd import ETCD_NAMESPACE
+from capn.providers.base import MachineState
 from capn.providers.memory_etcd import read_snapshot
-from capn.providers.memory_guest import GuestFailedError, GuestPlan, build_etcd_pod
+from capn.providers.memory_guest import GuestFailedError, build_etcd_pod, build_node_status
 from capn.providers.memory_world import MemoryWorld, SimulatedCluster, SimulatedMachine
 
 # As the guest's etcdutl: so far above what anybody has seen that no watch can go on.
@@ -40,16 +45,28 @@ async def restore_etcd(world: MemoryWorld, cluster: SimulatedCluster, machine: S
     machine.restored = True
 
 
-async def keep_mirror_pod(cluster: SimulatedCluster, plan: GuestPlan) -> None:
-    """Make etcd's mirror pod again whenever the node is there without it, as a kubelet does."""
+async def act_as_kubelets(world: MemoryWorld, cluster: SimulatedCluster) -> None:
+    """Do what kubelets do whose node was made anew: say how it is, and make etcd's mirror pod again."""
     kubelet = cluster.api.as_manager("kubelet")
     while True:
         found = await kubelet.list(NODE)
-        node = next((item for item in found.items if item["metadata"]["name"] == plan.node_name), None)
-        if node is not None and await kubelet.get(POD, f"etcd-{plan.node_name}", ETCD_NAMESPACE) is None:
-            with contextlib.suppress(ConflictError):
-                await kubelet.create(POD, build_etcd_pod(plan.node_name, node["metadata"]["uid"]))
+        by_name = {machine.ref.name: machine for machine in world.machines_of(cluster.ref.uid)}
+        for node in found.items:
+            machine = by_name.get(node["metadata"]["name"])
+            if machine is not None and machine.state is MachineState.RUNNING:
+                await _report(kubelet, machine, node)
         with contextlib.suppress(CapnError):  # a broken or expired watch: look again
             async for event in kubelet.watch(NODE, resource_version=found.resource_version):
                 if event.type != "BOOKMARK":
                     break
+
+
+async def _report(kubelet: KubeClient, machine: SimulatedMachine, node: dict[str, Any]) -> None:
+    name = node["metadata"]["name"]
+    with contextlib.suppress(CapnError):  # the node may have gone meanwhile
+        if find_condition(node, "Ready") is None:
+            status = build_node_status(machine.address, machine.request.version)
+            await kubelet.apply(NODE, {"metadata": {"name": name}, "status": status}, subresource="status")
+        is_control_plane = machine.request.role == names.ROLE_CONTROL_PLANE
+        if is_control_plane and await kubelet.get(POD, f"etcd-{name}", ETCD_NAMESPACE) is None:
+            await kubelet.create(POD, build_etcd_pod(name, node["metadata"]["uid"]))
