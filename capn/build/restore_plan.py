@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -31,7 +31,7 @@ _SIZE = 1 << 40
 _STRANGE = "its .json is not what capn writes"
 # What a kubelet gives its node besides what the machine's spec asks for, alike on all nodes of a cluster.
 _OWN_LABELS = ("kubernetes.io/arch", "kubernetes.io/os", "beta.kubernetes.io/arch", "beta.kubernetes.io/os")
-_KEPT_SPEC = ("podCIDR", "podCIDRs", "taints", "unschedulable")
+_KEPT_SPEC = ("podCIDR", "podCIDRs", "taints")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +149,10 @@ class NodeChanges:
     create: tuple[dict[str, Any], ...]
 
 
-def compute_node_changes(nodes: Sequence[Mapping[str, Any]], provider_ids: Mapping[str, str]) -> NodeChanges:
-    """Bring nodes of the past in line with the machines of today, which are given by name.
+def compute_node_changes(
+    nodes: Sequence[Mapping[str, Any]], provider_ids: Mapping[str, str], joined: Collection[str]
+) -> NodeChanges:
+    """Bring nodes of the past in line with the machines of today, given by name; `joined`: those that were nodes.
 
     A kubelet registers its node once: one that finds a node of its name takes it as it is, with the provider ID of a
     machine that is gone, which cannot be changed; one whose node is not in the data waits for it for ever. So both get
@@ -164,8 +166,8 @@ def compute_node_changes(nodes: Sequence[Mapping[str, Any]], provider_ids: Mappi
     ]
     like = next((node for node in nodes if provider_ids.get(_name(node)) == _provider_id(node)), None)
     like = like or next(iter(nodes), None)
-    create = [build_node(known[name], name, provider_ids[name]) for name in map(_name, stale) if name in provider_ids]
-    create += [build_new_node(like, name, ident) for name, ident in provider_ids.items() if name not in known]
+    create = [build_node(known[name], name, provider_ids[name]) for name in map(_name, stale) if name in joined]
+    create += [build_new_node(like, name, provider_ids[name]) for name in sorted(joined) if name not in known]
     return NodeChanges(tuple(stale), tuple(create))
 
 

@@ -107,6 +107,7 @@ class Transport:
                 URL(self.base_url + path, encoded=True),
                 data=body,
                 headers=headers,
+                expect100=not isinstance(body, bytes | None),  # a file may be refused before it is sent
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=silence_s),
                 **self.request_args,

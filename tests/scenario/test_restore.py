@@ -415,7 +415,7 @@ async def test_a_snapshot_that_goes_from_the_store_meanwhile_is_replaced_by_anot
     assert await case.words() == {"before"}
 
 
-@pytest.mark.parametrize("reason", ["RestoreStarted", "RemovingControlPlanes", "UploadingSnapshot", "Restoring"])
+@pytest.mark.parametrize("reason", ["RestoreDecided", "RemovingControlPlanes", "UploadingSnapshot", "Restoring"])
 async def test_a_controller_that_dies_at_any_stage_goes_on(case: Case, reason: str) -> None:
     await begin(case, replicas=3)
     await case.lose("c1-cp-0", "c1-cp-1")
@@ -571,3 +571,21 @@ async def test_the_old_empty_machine_never_begins_a_cluster(case: Case) -> None:
     await case.scenario.user.delete(NESTED_MACHINE, "c1-cp-0", NAMESPACE_NAME)
     await case.restored()
     assert begun == []
+
+
+async def test_a_cluster_whose_control_plane_went_while_it_was_off_is_restored_when_it_is_switched_on(
+    case: Case,
+) -> None:
+    await begin(case, workers=[{"name": "md"}])
+    await case.scenario.patch("c1", {"powerState": "Off"})
+
+    async def is_off() -> bool:
+        return (await case.scenario.condition("c1", "PoweredOff")).get("status") == "True"
+
+    await case.scenario.until(is_off, limit_s=LIMIT_S)
+    await case.lose("c1-cp-0")
+    await case.scenario.settle()
+    assert await case.restore_of() == {}
+    await case.scenario.patch("c1", {"powerState": "On"})
+    await case.restored()
+    assert await case.words() == {"before"}

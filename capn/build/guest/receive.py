@@ -29,6 +29,7 @@ MAX_BYTES = 16 << 30
 COPIES = 2
 HANDSHAKE_S, SILENCE_S = 10.0, 60.0
 _PIECE = 1 << 20
+_BUSY = "another upload goes on"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -56,17 +57,26 @@ class Inbox:
             return "received"
         return "receiving" if self._one_at_a_time.locked() else "waiting"
 
+    def check(self, size: int, digest: str) -> None:
+        """RefusedError when a file need not even begin to come."""
+        if self._one_at_a_time.locked():
+            raise RefusedError(409, _BUSY)
+        self._check_room(size, digest)
+
+    def _check_room(self, size: int, digest: str) -> None:
+        if self.digest not in {"", digest}:
+            raise RefusedError(409, "there is another file already")
+        if shutil.disk_usage(self.target.parent).free < COPIES * size:
+            raise RefusedError(507, "no space left on device: give the machine a larger disk")
+
     def take(self, stream: BinaryIO, size: int, digest: str) -> int:
         """Store the file; the HTTP status of having it. RefusedError when it does not come whole."""
         if not self._one_at_a_time.acquire(blocking=False):
-            raise RefusedError(409, "another upload goes on")
+            raise RefusedError(409, _BUSY)
         try:
+            self._check_room(size, digest)
             if self.digest == digest:
                 return 200
-            if self.digest:
-                raise RefusedError(409, "there is another file already")
-            if shutil.disk_usage(self.target.parent).free < COPIES * size:
-                raise RefusedError(507, "no space left on device: give the machine a larger disk")
             self._store(stream, size, digest)
             self.digest = digest
             return 201
@@ -132,39 +142,56 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Tell how it stands."""
-        if self._is_allowed():
-            inbox = self._inbox
-            self._answer(200, {"capn": "restore", "state": inbox.state, "received": inbox.received})
+        try:
+            self._check_client()
+        except RefusedError as refused:
+            self._refuse(refused)
+            return
+        inbox = self._inbox
+        self._answer(200, {"capn": "restore", "state": inbox.state, "received": inbox.received})
+
+    def handle_expect_100(self) -> bool:
+        """Refuse before the body comes, to a client that asks first: else it would hear of a broken connection only."""
+        try:
+            self._inbox.check(*self._read_headers())
+        except RefusedError as refused:
+            self._refuse(refused)
+            return False
+        return super().handle_expect_100()
 
     def do_PUT(self) -> None:
         """Take the file."""
-        if not self._is_allowed():
-            return
-        size, digest = self.headers.get("Content-Length", ""), self.headers.get("X-Capn-SHA256", "")
-        if not (size.isascii() and size.isdigit() and 0 < int(size) <= MAX_BYTES and _SHA256.fullmatch(digest)):
-            self._answer(400, {"why": "Content-Length and X-Capn-SHA256 must say what comes"})
-            return
         try:
-            status = self._inbox.take(cast("BinaryIO", self.rfile), int(size), digest)
+            size, digest = self._read_headers()
+            status = self._inbox.take(cast("BinaryIO", self.rfile), size, digest)
         except RefusedError as refused:
-            say(f"refused: {refused}")
-            self._answer(refused.status, {"why": str(refused)})
+            self._refuse(refused)
             return
         say(f"received {size} bytes")
         self._answer(status, {"capn": "restore", "state": "received"})
         cast("Server", self.server).done.set()
 
-    def _is_allowed(self) -> bool:
+    def _check_client(self) -> None:
         certificate = cast("ssl.SSLSocket", self.request).getpeercert() or {}
         subject = cast("tuple[tuple[tuple[str, str], ...], ...]", certificate.get("subject", ()))
         groups = {value for part in subject for key, value in part if key == "organizationName"}
         if GROUP not in groups:
-            self._answer(403, {"why": f"this is for {GROUP}"})
-            return False
+            raise RefusedError(403, f"this is for {GROUP}")
         if self.path != ADDRESS:
-            self._answer(404, {"why": "there is no API server here yet"})
-            return False
-        return True
+            raise RefusedError(404, "there is no API server here yet")
+
+    def _read_headers(self) -> tuple[int, str]:
+        """Size and SHA-256 of what comes."""
+        self._check_client()
+        size, digest = self.headers.get("Content-Length", ""), self.headers.get("X-Capn-SHA256", "")
+        if not (size.isascii() and size.isdigit() and 0 < int(size) <= MAX_BYTES and _SHA256.fullmatch(digest)):
+            raise RefusedError(400, "Content-Length and X-Capn-SHA256 must say what comes")
+        return int(size), digest
+
+    def _refuse(self, refused: RefusedError) -> None:
+        if self.command == "PUT":
+            say(f"refused: {refused}")
+        self._answer(refused.status, {"why": str(refused)})
 
     @property
     def _inbox(self) -> Inbox:

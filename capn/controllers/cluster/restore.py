@@ -38,7 +38,7 @@ LIMIT_S = 1800.0
 POLL_S = 10.0
 # What is written down is carried out in a later reconcile, which reads it.
 _NEXT_S = 1.0
-_OK, _CREATED, _CONFLICT = 200, 201, 409
+_OK, _CREATED, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT = 200, 201, 401, 403, 404, 409
 _UPLOADING = "UploadingSnapshot"
 
 
@@ -99,11 +99,14 @@ def _check_allowed(scope: ClusterScope, loss: Loss) -> None:
 
 async def _begin(scope: ClusterScope, source: Source, reason: str, message: str) -> Wait:
     """Read the snapshot, whole; then say and write down that it is restored. Nothing is changed yet."""
-    async with asyncio.timeout(LIMIT_S):
-        with tempfile.TemporaryDirectory(prefix="capn-restore-") as private:
-            store = source.open(scope.deps.backups)
-            facts = await find_snapshot(store, source, scope.cluster)
-            await fetch_snapshot(store, facts.name, facts.sha256, Path(private) / "snapshot.db")
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            with tempfile.TemporaryDirectory(prefix="capn-restore-") as private:
+                store = source.open(scope.deps.backups)
+                facts = await find_snapshot(store, source, scope.cluster)
+                await fetch_snapshot(store, facts.name, facts.sha256, Path(private) / "snapshot.db")
+    except TimeoutError:
+        raise TransientError(f"the store took longer than {LIMIT_S:g} s", reason="RestoreTooSlow") from None
     scope.restore = RestoreStatus(
         phase=RestorePhase.PREPARING,
         reason=reason,
@@ -118,7 +121,7 @@ async def _begin(scope: ClusterScope, source: Source, reason: str, message: str)
         "" if reason == "RestoreFrom" else f": EVERYTHING that was written in this cluster since {facts.taken} IS LOST"
     )
     tell(scope, "RestoreStarted", f"{message}; the snapshot {facts.name}, taken {facts.taken}, is restored{lost}")
-    return Wait("RestoreStarted", f"{message}; restoring {facts.name}, taken {facts.taken}", _NEXT_S)
+    return Wait("RestoreDecided", f"{message}; restoring {facts.name}, taken {facts.taken}", _NEXT_S)
 
 
 async def _remove_former(scope: ClusterScope, restore: RestoreStatus) -> Wait | None:
@@ -167,8 +170,11 @@ async def _ask(child: Child) -> str:
         status, body = await child.client.get_raw(RECEIVER)
     except UnreachableError:
         return "silent"
+    if status in {_UNAUTHORIZED, _FORBIDDEN}:
+        message = f"the machine does not take the kubeconfig's client certificate ({status}): {body[:256]}"
+        raise TransientError(message, reason="UploadFailed")
     if status != _OK:
-        return "gone"
+        return "gone" if status == _NOT_FOUND else "silent"
     try:
         state = json.loads(body)["state"]
     except (ValueError, KeyError, TypeError):
@@ -191,7 +197,7 @@ async def _upload(scope: ClusterScope, restore: RestoreStatus, child: Child) -> 
     except NotFoundError:
         return await _choose_again(scope, restore)
     except TimeoutError:
-        raise TransientError(f"the upload took longer than {LIMIT_S:g} s", reason="UploadFailed") from None
+        raise TransientError(f"the upload took longer than {LIMIT_S:g} s", reason="RestoreTooSlow") from None
     if status == _CONFLICT:
         return Wait(_UPLOADING, message, POLL_S)
     if status not in {_OK, _CREATED}:

@@ -33,16 +33,13 @@ async def reconcile_restored(scope: ClusterScope) -> Wait | None:
         return None
     if scope.child is None:
         raise TransientError("the child's API is not open yet")
-    await replace_nodes(scope.child.client, _list_provider_ids(scope))
+    provider_ids = {machine.metadata.name: _build_provider_id(machine) for machine in scope.machines}
+    joined = {machine.metadata.name for machine in scope.machines if _has_joined(machine)}
+    await replace_nodes(scope.child.client, provider_ids, joined)
     completed = {"phase": RestorePhase.COMPLETED, "completed_at": format_time(scope.deps.now())}
     scope.restore = restore.model_copy(update=completed)
     tell(scope, "RestoreCompleted", f"the cluster is as it was in {restore.snapshot}, taken {restore.taken}")
     return None
-
-
-def _list_provider_ids(scope: ClusterScope) -> dict[str, str]:
-    """Of all machines that have become nodes."""
-    return {machine.metadata.name: _build_provider_id(machine) for machine in scope.machines if _has_joined(machine)}
 
 
 def _has_joined(machine: NestedMachine) -> bool:
@@ -60,10 +57,10 @@ def _build_provider_id(machine: NestedMachine) -> str:
     )
 
 
-async def replace_nodes(client: KubeClient, provider_ids: dict[str, str]) -> None:
+async def replace_nodes(client: KubeClient, provider_ids: dict[str, str], joined: set[str]) -> None:
     """Delete nodes of the past, make those of today; both may have been done in part before."""
     noted = await _read_note(client)
-    changes = compute_node_changes((await client.list(NODE)).items, provider_ids)
+    changes = compute_node_changes((await client.list(NODE)).items, provider_ids, joined)
     # What an earlier attempt has noted comes first: it knows a node that is deleted by now.
     wanted = {node["metadata"]["name"]: node for node in changes.create} | {
         name: node for name, node in noted.items() if node["spec"].get("providerID") == provider_ids.get(name)

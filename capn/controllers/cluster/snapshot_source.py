@@ -17,6 +17,7 @@ from capn.backup.base import Store
 from capn.build.restore_plan import METADATA_BYTES, Facts, build_damaged, check_fits, choose_snapshot, read_facts
 from capn.build.snapshots import SnapshotDigest, build_directory
 from capn.controllers.backups import Backups
+from capn.controllers.cluster.backup import MAX_BYTES
 from capn.errors import TerminalError, TransientError
 
 
@@ -83,6 +84,8 @@ async def fetch_snapshot(store: Store, name: str, sha256: str, target: Path) -> 
             async with aclosing(store.read(f"{name}.db")) as pieces:
                 async for piece in pieces:
                     digest.update(piece)
+                    if digest.size > MAX_BYTES:
+                        raise build_damaged(name, f"it is larger than {MAX_BYTES} bytes")
                     await asyncio.to_thread(file.write, piece)
     except OSError as error:
         message = f"the controller's directory for temporary files: {error.strerror}"

@@ -145,10 +145,11 @@ def _desired_workers(scope: ClusterScope) -> int:
 
 
 def _set_phased(conditions: ConditionSet, kind: ClusterCondition, scope: ClusterScope, progress: Progress) -> None:
+    if kind is ClusterCondition.CONTROL_PLANE_INITIALIZED and scope.restoring is not None:
+        conditions.set(kind, "False", *_describe_restore(progress))
+        return
     if kind not in progress.outcomes:
-        if kind is ClusterCondition.CONTROL_PLANE_INITIALIZED and scope.restoring is not None:
-            conditions.set(kind, "False", *_describe_restore(progress))
-        elif scope.was_true(kind):  # an earlier phase failed just now; what was reached is still there
+        if scope.was_true(kind):  # an earlier phase failed just now; what was reached is still there
             conditions.set(kind, "True", *_describe_done(scope, kind))
         else:
             conditions.set(kind, "False", "Waiting", f"waiting for {progress.stopped_at or 'earlier steps'}")
@@ -266,10 +267,10 @@ def _failure(scope: ClusterScope, progress: Progress) -> tuple[str, str] | None:
 def _phase(conditions: ConditionSet, scope: ClusterScope, *, failed: bool, starting: bool) -> str:
     if failed:
         return "Failed"
-    if starting:
-        return "Starting"
     if scope.restoring is not None:
         return "Restoring"
+    if starting:
+        return "Starting"
     if conditions.is_true(ClusterCondition.READY):
         return "Ready"
     return "Provisioning" if conditions.is_true(ClusterCondition.INFRASTRUCTURE_READY) else "Pending"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import shutil
 import socket
 import ssl
 import subprocess
@@ -18,10 +19,12 @@ from typing import Any
 
 import pytest
 
+from capn.build.guest.receive import MAX_BYTES, Inbox, RefusedError
 from capn.build.kubeconfig import ChildCredentials
 from capn.build.kubeconfig_renewal import issue_admin
 from capn.build.pki import KeyPair, generate_ca, issue_client, issue_server
 from capn.kube.child import connect_child
+from capn.kube.http import HttpKubeClient
 from tests.unit.build.guest_sandbox import wait_until
 
 NOW = datetime.now(UTC)
@@ -46,20 +49,11 @@ class Guest:
     def start(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        log = (self.directory / "log").open("ab")
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                str(PROGRAM),
-                "--address=127.0.0.1",
-                f"--port={self.port}",
-                f"--target={self.target}",
-            ]
-            + [f"--{name}={self.directory / name}" for name in ("ca", "certificate", "key")],
-            stderr=log,
-        )
-        wait_until(lambda: f"waiting on port {self.port}" in self.log())
+        words = [sys.executable, "-I", str(PROGRAM), "--address=127.0.0.1", f"--port={self.port}"]
+        words += [f"--{name}={self.directory / name}" for name in ("ca", "certificate", "key")]
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen([*words, f"--target={self.target}"], stderr=log)
+        wait_until(lambda: f"waiting on port {self.port}" in self.log(), timeout_s=100)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -118,7 +112,7 @@ def test_it_takes_the_file_of_an_administrator_and_ends(guest: Guest) -> None:
 def test_it_obeys_no_node_of_the_cluster(guest: Guest) -> None:
     node = issue_client(CA, common_name="system:node:w", organizations=("system:nodes",), now=NOW, valid=DAY)
     assert guest.ask(client=node)[0] == 403
-    assert guest.ask("PUT", DATA, client=node, X_Capn_SHA256=DIGEST)[0] == 403
+    assert guest.ask("PUT", b"x", client=node, X_Capn_SHA256=DIGEST)[0] == 403
     assert guest.ask(path="/api/v1/pods", client=node)[0] == 403
     assert guest.files() == set()
     assert guest.ask()[1]["state"] == "waiting"
@@ -142,7 +136,7 @@ def test_it_does_not_speak_with_strangers(guest: Guest, stranger: str) -> None:
 
 def test_it_is_no_api_server(guest: Guest) -> None:
     assert guest.ask(path="/api/v1/namespaces/kube-system/configmaps/kubeadm-config")[0] == 404
-    assert guest.ask("PUT", DATA, path="/../etc/passwd", X_Capn_SHA256=DIGEST)[0] == 404
+    assert guest.ask("PUT", b"x", path="/../etc/passwd", X_Capn_SHA256=DIGEST)[0] == 404
     assert guest.files() == set()
 
 
@@ -212,9 +206,7 @@ def test_a_silent_stranger_holds_up_nobody(guest: Guest) -> None:
         assert guest.has_ended()
 
 
-async def test_capns_own_client_brings_it_by_the_gates_name(guest: Guest, tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_bytes(DATA)
+async def connect(guest: Guest) -> HttpKubeClient:
     credentials = ChildCredentials(
         server=f"https://127.0.0.1:{guest.port}",
         ca_pem=CA.cert_pem,
@@ -222,13 +214,43 @@ async def test_capns_own_client_brings_it_by_the_gates_name(guest: Guest, tmp_pa
         key_pem=ADMIN.key_pem,
         server_name="x.gate.capn.dev",
     )
-    client = await connect_child(credentials, allow_loopback=True)
+    return await connect_child(credentials, allow_loopback=True)
+
+
+async def test_capns_own_client_brings_it_by_the_gates_name(guest: Guest, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(DATA)
+    client = await connect(guest)
     try:
         status, body = await client.get_raw("/capn/restore")
         assert (status, json.loads(body)["state"]) == (200, "waiting")
-        assert (await client.upload("/capn/restore", file, sha256="0" * 64, timeout_s=20))[0] == 422
-        assert (await client.upload("/capn/restore", file, sha256=DIGEST, timeout_s=20))[0] == 201
+        assert (await client.upload("/capn/restore", file, sha256="0" * 64, timeout_s=60))[0] == 422
+        assert (await client.upload("/capn/restore", file, sha256=DIGEST, timeout_s=60))[0] == 201
     finally:
         await client.close()
     assert guest.has_ended()
     assert guest.target.read_bytes() == DATA
+
+
+async def test_what_is_refused_is_refused_before_it_is_sent(guest: Guest, tmp_path: Path) -> None:
+    """With the reason; a reset in the middle of a large body would hide that the disk is too small."""
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(MAX_BYTES)  # holes only; more than the disk of a test has room for twice, or busy
+    uploading = begin_upload(guest, DATA[: 1 << 20])
+    client = await connect(guest)
+    try:
+        status, body = await client.upload("/capn/restore", tmp_path / "large", sha256=DIGEST, timeout_s=60)
+        assert (status, json.loads(body)["why"]) == (409, "another upload goes on")
+        assert (await client.upload("/elsewhere", tmp_path / "large", sha256=DIGEST, timeout_s=60))[0] == 404
+    finally:
+        await client.close()
+        uploading.close()
+
+
+def test_a_disk_that_is_too_small_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox = Inbox(tmp_path / "snapshot.db")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=2 * len(DATA) - 1))
+    with pytest.raises(RefusedError, match="no space left on device") as caught:
+        inbox.check(len(DATA), DIGEST)
+    assert caught.value.status == 507

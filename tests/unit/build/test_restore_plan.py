@@ -162,7 +162,7 @@ def test_nodes_become_those_of_todays_machines() -> None:
         node("of-a-cloud", "cloud://1"),
     ]
     today = {"cp-0": "capn-x://new", "w-0": "capn-x://w-0", "w-1": "capn-x://w-1"}
-    changes = compute_node_changes(nodes, today)
+    changes = compute_node_changes(nodes, today, set(today))
     assert [gone["metadata"]["name"] for gone in changes.delete] == ["cp-0", "cp-1"]
     made = {new["metadata"]["name"]: new for new in changes.create}
     assert set(made) == {"cp-0", "w-1"}
@@ -174,4 +174,10 @@ def test_nodes_become_those_of_todays_machines() -> None:
     }
     assert not {"uid", "resourceVersion"} & set(made["cp-0"]["metadata"])
     assert made["w-1"]["metadata"]["labels"] == {"kubernetes.io/os": "linux", "kubernetes.io/hostname": "w-1"}
-    assert compute_node_changes([node("w-0", "capn-x://w-0")], {"w-0": "capn-x://w-0"}).delete == ()
+
+
+def test_a_machine_that_is_still_joining_registers_itself() -> None:
+    today = {"w-0": "capn-x://w-0", "w-1": "capn-x://w-1", "w-2": "capn-x://new"}
+    changes = compute_node_changes([node("w-0", "capn-x://w-0"), node("w-2", "capn-x://old")], today, set())
+    assert [gone["metadata"]["name"] for gone in changes.delete] == ["w-2"]
+    assert changes.create == ()
