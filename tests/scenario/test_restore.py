@@ -59,7 +59,7 @@ class Case:
     async def restore_of(self, name: str = "c1") -> dict[str, Any]:
         cluster = await self.scenario.cluster(name)
         assert cluster is not None
-        found: dict[str, Any] = cluster["status"].get("restore", {})
+        found: dict[str, Any] = cluster.get("status", {}).get("restore", {})
         return found
 
     def pass_time(self) -> None:

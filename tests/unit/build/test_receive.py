@@ -76,11 +76,17 @@ class Guest:
         return http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=20)
 
     def ask(
-        self, method: str = "GET", body: bytes | None = None, *, client: KeyPair | None = ADMIN, **headers: str
+        self,
+        body: bytes | None = None,
+        *,
+        client: KeyPair | None = ADMIN,
+        path: str = "/capn/restore",
+        headers: dict[str, str] | None = None,
     ) -> tuple[int, dict[str, Any]]:
-        named = {key.replace("_", "-"): value for key, value in headers.items() if key != "path"}
+        """GET, or PUT of a body; what it is said to be is DIGEST unless headers say otherwise."""
+        method, named = ("GET", {}) if body is None else ("PUT", headers or {"X-Capn-SHA256": DIGEST})
         with contextlib.closing(self.connect(client)) as connection:
-            connection.request(method, headers.get("path", "/capn/restore"), body=body, headers=named)
+            connection.request(method, path, body=body, headers=named)
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
 
@@ -103,7 +109,7 @@ def guest(tmp_path: Path) -> Iterator[Guest]:
 
 def test_it_takes_the_file_of_an_administrator_and_ends(guest: Guest) -> None:
     assert guest.ask() == (200, {"capn": "restore", "state": "waiting", "received": 0})
-    assert guest.ask("PUT", DATA, X_Capn_SHA256=DIGEST)[0] == 201
+    assert guest.ask(DATA)[0] == 201
     assert guest.has_ended()
     assert guest.target.read_bytes() == DATA
     assert guest.files() == {"snapshot.db"}
@@ -112,7 +118,7 @@ def test_it_takes_the_file_of_an_administrator_and_ends(guest: Guest) -> None:
 def test_it_obeys_no_node_of_the_cluster(guest: Guest) -> None:
     node = issue_client(CA, common_name="system:node:w", organizations=("system:nodes",), now=NOW, valid=DAY)
     assert guest.ask(client=node)[0] == 403
-    assert guest.ask("PUT", b"x", client=node, X_Capn_SHA256=DIGEST)[0] == 403
+    assert guest.ask(b"x", client=node)[0] == 403
     assert guest.ask(path="/api/v1/pods", client=node)[0] == 403
     assert guest.files() == set()
     assert guest.ask()[1]["state"] == "waiting"
@@ -129,38 +135,38 @@ def test_it_does_not_speak_with_strangers(guest: Guest, stranger: str) -> None:
     if stranger == "a-server":  # a certificate that has ended
         clients[stranger] = issue_admin(CA, now=NOW - timedelta(days=400))
     with pytest.raises((ssl.SSLError, OSError, http.client.HTTPException)):
-        guest.ask("PUT", DATA, client=clients[stranger], X_Capn_SHA256=DIGEST)
+        guest.ask(DATA, client=clients[stranger])
     assert guest.files() == set()
     assert guest.ask()[1]["state"] == "waiting"
 
 
 def test_it_is_no_api_server(guest: Guest) -> None:
     assert guest.ask(path="/api/v1/namespaces/kube-system/configmaps/kubeadm-config")[0] == 404
-    assert guest.ask("PUT", b"x", path="/../etc/passwd", X_Capn_SHA256=DIGEST)[0] == 404
+    assert guest.ask(b"x", path="/../etc/passwd")[0] == 404
     assert guest.files() == set()
 
 
 def test_other_bytes_are_refused_and_the_right_ones_taken_after_that(guest: Guest) -> None:
-    status, said = guest.ask("PUT", DATA[:-1] + b"x", X_Capn_SHA256=DIGEST)
+    status, said = guest.ask(DATA[:-1] + b"x")
     assert (status, said["why"]) == (422, "these bytes have another SHA-256")
     assert guest.files() == set()
     assert guest.ask()[1] == {"capn": "restore", "state": "waiting", "received": 0}
-    assert guest.ask("PUT", DATA, X_Capn_SHA256=DIGEST)[0] == 201
+    assert guest.ask(DATA)[0] == 201
     assert guest.has_ended()
 
 
 @pytest.mark.parametrize(
     "headers",
     [
-        {"X_Capn_SHA256": "abc"},
-        {},
-        {"X_Capn_SHA256": DIGEST, "Content_Length": "-1"},
-        {"X_Capn_SHA256": DIGEST, "Content_Length": str(1 << 40)},
-        {"X_Capn_SHA256": DIGEST, "Content_Length": "0"},
+        {"X-Capn-SHA256": "abc"},
+        {"X-Other": DIGEST},
+        {"X-Capn-SHA256": DIGEST, "Content-Length": "-1"},
+        {"X-Capn-SHA256": DIGEST, "Content-Length": str(1 << 40)},
+        {"X-Capn-SHA256": DIGEST, "Content-Length": "0"},
     ],
 )
 def test_an_upload_that_does_not_say_what_it_is_is_refused(guest: Guest, headers: dict[str, str]) -> None:
-    assert guest.ask("PUT", b"", **headers)[0] == 400
+    assert guest.ask(b"", headers=headers)[0] == 400
     assert guest.files() == set()
 
 
@@ -178,11 +184,11 @@ def test_a_cut_upload_leaves_nothing_and_begins_anew(guest: Guest) -> None:
     connection = begin_upload(guest, DATA[: 1 << 20])
     wait_until(lambda: guest.ask()[1]["received"] == 1 << 20)
     assert guest.ask()[1]["state"] == "receiving"
-    assert guest.ask("PUT", b"other", X_Capn_SHA256=sha256(b"other").hexdigest())[0] == 409
+    assert guest.ask(b"other", headers={"X-Capn-SHA256": sha256(b"other").hexdigest()})[0] == 409
     connection.close()
     wait_until(lambda: guest.ask()[1] == {"capn": "restore", "state": "waiting", "received": 0})
     assert guest.files() == set()
-    assert guest.ask("PUT", DATA, X_Capn_SHA256=DIGEST)[0] == 201
+    assert guest.ask(DATA)[0] == 201
     assert guest.has_ended()
     assert guest.target.read_bytes() == DATA
 
@@ -195,14 +201,14 @@ def test_a_program_that_was_killed_in_the_middle_begins_anew(guest: Guest) -> No
     assert not guest.target.exists()
     guest.start()
     assert guest.ask()[1]["received"] == 0
-    assert guest.ask("PUT", DATA, X_Capn_SHA256=DIGEST)[0] == 201
+    assert guest.ask(DATA)[0] == 201
     assert guest.has_ended()
     assert guest.files() == {"snapshot.db"}
 
 
 def test_a_silent_stranger_holds_up_nobody(guest: Guest) -> None:
     with socket.create_connection(("127.0.0.1", guest.port)):
-        assert guest.ask("PUT", DATA, X_Capn_SHA256=DIGEST)[0] == 201
+        assert guest.ask(DATA)[0] == 201
         assert guest.has_ended()
 
 
