@@ -63,6 +63,8 @@ SECRET_TYPE_ADDON = f"{GROUP}/addon"
 ANNOTATION_RENEW_AFTER = f"{GROUP}/renew-after"
 # On a cluster, by its user: take a snapshot of etcd now; a value that is new asks once more.
 ANNOTATION_BACKUP_NOW = f"{GROUP}/backup-now"
+# On a cluster, by people, "true": nothing is restored without being asked when its control plane is lost.
+ANNOTATION_SKIP_RESTORE = f"{GROUP}/skip-restore"
 CHILD_ACCOUNT = "child"
 CHILD_ROLE = "capn-child"
 SYSTEM_NAMESPACE = "capn-system"

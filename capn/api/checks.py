@@ -19,6 +19,7 @@ NAME_PART = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
 VERSION = r"v1\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})"
 QUANTITY = "[1-9][0-9]{0,9}(Mi|Gi|Ti)"
 ARG_NAME = "[a-z][-a-z0-9]{0,62}"
+SNAPSHOT = "[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}"
 CONTROL_CHARACTERS = r"[\x00-\x1f\x7f]"
 
 _OCTET = "(0|[1-9][0-9]{0,2})"

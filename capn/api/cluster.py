@@ -17,6 +17,7 @@ from capn.api.addons import Addon, AddonStatus
 from capn.api.machine_template import Infrastructure, Labels, Machine, Quantity, Taints, Version
 from capn.api.meta import Conditions, Model, ObjectMeta, RuledModel
 from capn.api.pools import HealthCheck, Remediation, Rollout
+from capn.api.restore import RestoreFrom, RestoreStatus
 
 ArgValue = Annotated[str, Field(max_length=4096), rules.ARG_VALUE]
 ExtraArgs = Annotated[dict[str, ArgValue], Field(max_length=64), BeforeValidator(rules.drop_nulls), rules.ARG_NAMES]
@@ -230,6 +231,9 @@ class NestedClusterSpec(Model):
     )
     nesting: Nesting | None = Field(default=None, description="Clusters inside this cluster; none by default.")
     backup: Backup | None = Field(default=None, description="Snapshots of etcd; none by default.")
+    restore_from: RestoreFrom | None = Field(
+        default=None, description="The snapshot that the cluster begins with; by default it begins empty."
+    )
     claim: Claim | None = Field(
         default=None,
         description="Set by a child that runs clusters of its own: this cluster's control plane is managed there.",
@@ -324,7 +328,7 @@ class NestedClusterStatus(Model):
         default=None,
         max_length=64,
         description="One word for people: Pending, Provisioning, Ready, Failed, Paused, Stopping, Off, Starting,"
-        " Deleting.",
+        " Restoring, Deleting.",
     )
     endpoint: Endpoint | None = Field(default=None, description="Where the child's API server answers.")
     access: Access | None = Field(default=None, description="The way to it without a route to its network, if any.")
@@ -340,6 +344,7 @@ class NestedClusterStatus(Model):
     )
     nested: NestedSummary | None = Field(default=None, description="The clusters below, where spec.nesting allows any.")
     backup: BackupStatus | None = Field(default=None, description="What became of backups.")
+    restore: RestoreStatus | None = Field(default=None, description="The last restore, or the one that goes on.")
     addons: Annotated[list[AddonStatus], Field(max_length=64), rules.Unique(("name",))] = Field(
         default_factory=list, description="What became of each add-on, those that are being removed included."
     )

@@ -28,6 +28,7 @@ class ClusterCondition(StrEnum):
     INFRASTRUCTURE_READY = "InfrastructureReady"
     CERTIFICATES_AVAILABLE = "CertificatesAvailable"
     KUBECONFIG_READY = "KubeconfigReady"
+    RESTORED = "Restored"
     CONTROL_PLANE_INITIALIZED = "ControlPlaneInitialized"
     CONTROL_PLANE_READY = "ControlPlaneReady"
     WORKERS_READY = "WorkersReady"

@@ -122,6 +122,11 @@ def _immutable(what: str) -> Rule:
     return Rule("self == oldSelf", message, forbidden=True, allows=_is_same)
 
 
+def _kept(name: str) -> str:
+    """CEL: the optional field is as it was, or not there as it was not."""
+    return f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
+
+
 def _is_same(old: object, new: object) -> bool:
     return bool(old == new)
 
@@ -145,6 +150,7 @@ ADDON_RULES = (
 )
 DNS_DOMAIN = _matches(checks.SUBDOMAIN, "write a DNS domain in lower case, such as cluster.local")
 VERSION = _matches(checks.VERSION, "write the version as v1.MINOR.PATCH, such as v1.37.2")
+SNAPSHOT_NAME = _matches(checks.SNAPSHOT, "write a snapshot's name without ending, such as 20261127T030000Z-0a1b2c3d")
 SCHEDULE = _matches(cron.PATTERN, "write five cron fields (numbers, UTC), such as 0 3 * * *")
 QUANTITY = _matches(checks.QUANTITY, "write a whole number and Mi, Gi or Ti, such as 2560Mi or 4Gi")
 
@@ -347,10 +353,23 @@ CLUSTER_SPEC_RULES = (
         field=".powerState",
     ),
     Rule(
-        "has(self.claim) == has(oldSelf.claim) && (!has(self.claim) || self.claim == oldSelf.claim)",
+        _kept("claim"),
         "a claim cannot be added, changed or taken away: create a new cluster instead",
         forbidden=True,
         allows=lambda old, new: old.claim == new.claim,
+    ),
+    Rule(
+        _kept("restoreFrom"),
+        "what a cluster begins with cannot be changed: create a new cluster instead",
+        forbidden=True,
+        field=".restoreFrom",
+        allows=lambda old, new: old.restore_from == new.restore_from,
+    ),
+    Rule(
+        "!has(self.claim) || !has(self.restoreFrom)",
+        "a claim is restored by the child that it is made for",
+        holds=lambda spec: spec.claim is None or spec.restore_from is None,
+        field=".restoreFrom",
     ),
     Rule(
         f"{_OWN} || self.machine.cpus >= {CONTROL_PLANE_CPUS}",
@@ -440,16 +459,22 @@ def _is_same_machine(old: Any, new: Any) -> bool:  # noqa: ANN401 - a machine's 
     return all(getattr(old, name) == getattr(new, name) for name in names)
 
 
+def _role_memory(role: str, mib: int, message: str) -> Rule:
+    return Rule(
+        f"!({_LIBVIRT}) || self.role != '{role}' || {_enough('self.machine.memory', mib)}",
+        message,
+        holds=lambda spec: not _is_libvirt(spec) or spec.role != role or _has_memory(spec.machine, mib),
+        field=".machine.memory",
+    )
+
+
 # All of a machine's spec but labels and taints, which its node takes on without a new VM.
 MACHINE_FIXED = (
     "clusterName", "role", "ordinal", "pool", "version", "machine", "infrastructure", "bootstrap",
 )  # fmt: skip
 MACHINE_SPEC_RULES = (
     Rule(
-        " && ".join(
-            f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
-            for name in MACHINE_FIXED
-        ),
+        " && ".join(map(_kept, MACHINE_FIXED)),
         "a machine cannot be changed: delete it, and its cluster makes another",
         forbidden=True,
         allows=_is_same_machine,
@@ -466,20 +491,8 @@ MACHINE_SPEC_RULES = (
         holds=lambda spec: spec.role != "control-plane" or _has_cpus(spec.machine),
         field=".machine.cpus",
     ),
-    Rule(
-        f"!({_LIBVIRT}) || self.role != 'control-plane' || {_enough('self.machine.memory', CONTROL_PLANE_MIB)}",
-        _CONTROL_PLANE_MEMORY,
-        holds=lambda spec: (
-            not _is_libvirt(spec) or spec.role != "control-plane" or _has_memory(spec.machine, CONTROL_PLANE_MIB)
-        ),
-        field=".machine.memory",
-    ),
-    Rule(
-        f"!({_LIBVIRT}) || self.role != 'worker' || {_enough('self.machine.memory', WORKER_MIB)}",
-        _WORKER_MEMORY,
-        holds=lambda spec: not _is_libvirt(spec) or spec.role != "worker" or _has_memory(spec.machine, WORKER_MIB),
-        field=".machine.memory",
-    ),
+    _role_memory("control-plane", CONTROL_PLANE_MIB, _CONTROL_PLANE_MEMORY),
+    _role_memory("worker", WORKER_MIB, _WORKER_MEMORY),
 )
 MACHINE_RULES = (
     Rule(

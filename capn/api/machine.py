@@ -21,6 +21,11 @@ class BootstrapReference(Model):
     data_secret_name: str | None = Field(
         default=None, max_length=253, description="Secret with key `value`: cloud-init user-data."
     )
+    restore: str | None = Field(
+        default=None,
+        max_length=32,
+        description="Of a control plane that begins with a snapshot: status.restore.startedAt of that restore.",
+    )
 
 
 class NestedMachineSpec(Model):

@@ -34,6 +34,6 @@ class Store(Protocol):
 class Stores(Protocol):
     """Finds a store by the name that users give."""
 
-    def get(self, name: str) -> Store:
-        """InvalidSpecError (spec.backup.store, reason BackupStoreNotFound) when the administrator defined none."""
+    def get(self, name: str, field: str = "spec.backup.store") -> Store:
+        """InvalidSpecError (of `field`, reason BackupStoreNotFound) when the administrator defined none."""
         ...

@@ -23,13 +23,13 @@ class StoreRegistry:
     def __init__(self, stores: Mapping[str, BackupStore], client: KubeClient, now: Callable[[], datetime]) -> None:
         self._stores = {name: _build(settings, client, now) for name, settings in stores.items()}
 
-    def get(self, name: str) -> Store:
-        """The store. InvalidSpecError names those that there are."""
+    def get(self, name: str, field: str = "spec.backup.store") -> Store:
+        """The store. InvalidSpecError (of `field`) names those that there are."""
         store = self._stores.get(name)
         if store is None:
             known = ", ".join(sorted(self._stores)) or "none"
             message = f"{name!r} is no backup store of the settings (backup_stores); known: {known}"
-            raise InvalidSpecError("spec.backup.store", message, reason="BackupStoreNotFound")
+            raise InvalidSpecError(field, message, reason="BackupStoreNotFound")
         return store
 
 

@@ -19,7 +19,7 @@ from capn.api.machine_template import RFC1123_LABEL
 from capn.build.calm import PATCHES_PATH, build_patches
 from capn.build.leaf_certificates import CERTIFICATES_PROGRAM, CERTIFICATES_UNIT_NAMES, CERTIFICATES_UNITS
 from capn.build.node_address import ADDRESS_UNIT_NAME, build_address_unit
-from capn.build.pki import ClusterPki
+from capn.build.pki import ClusterPki, KeyPair
 from capn.build.report import Report, ReportState, encode_report
 from capn.build.service_guard import GUARD_PATH, GUARD_UNIT, build_service_guard
 from capn.build.virtual_address import (
@@ -41,6 +41,7 @@ KUBEADM_CONFIG_PATH = "/etc/capn/kubeadm.yaml"
 ENVIRONMENT_PATH = "/etc/capn/bootstrap.env"
 LIBRARY_PATH = "/usr/local/lib/capn"
 PKI_PATH = "/etc/kubernetes/pki"
+RECEIVE_PATH = "/etc/capn/receive"
 REPORT_PATH = "/var/lib/capn/report"
 CONSOLE = "/dev/ttyS0"
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
@@ -88,6 +89,18 @@ class BootstrapMode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreInput:
+    """What a machine needs that begins with a snapshot.
+
+    `serving`: what it shows of itself where it receives that, signed by the cluster's CA. `advertised`: its address as
+    etcd's member; None: that of the interface with the default route.
+    """
+
+    serving: KeyPair
+    advertised: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class UserDataInput:
     """What a machine needs to bootstrap. `pki` is for control planes only.
 
@@ -104,6 +117,7 @@ class UserDataInput:
     pki: ClusterPki | None = None
     node_address: str | None = None
     holds_endpoint: bool = False
+    restore: RestoreInput | None = None
 
 
 def build_user_data(machine: UserDataInput) -> bytes:
@@ -140,6 +154,8 @@ def _check(machine: UserDataInput) -> None:
     needs_pki = machine.mode is not BootstrapMode.JOIN_WORKER
     if needs_pki != (machine.pki is not None):
         raise ValueError("a control plane needs the PKI, and a worker must not get it")
+    if machine.restore is not None and machine.mode is not BootstrapMode.INIT:
+        raise ValueError("only a machine that initializes the cluster begins with a snapshot")
 
 
 def _build_boot_command() -> list[str]:
@@ -185,6 +201,12 @@ def _build_files(machine: UserDataInput) -> Iterator[dict[str, Any]]:
         f"CAPN_ENDPOINT_PORT={machine.endpoint_port}\n"
         f"CAPN_HOLDS_ENDPOINT={'yes' if machine.holds_endpoint else ''}\n"
     )
+    if machine.restore is not None:
+        environment += (
+            "CAPN_RESTORE=yes\n"
+            f"CAPN_NODE_NAME={machine.hostname}\n"
+            f"CAPN_ADVERTISE_ADDRESS={machine.restore.advertised or ''}\n"
+        )
     yield _file(f"{LIBRARY_PATH}/report.sh", read_guest_program("report.sh"), "0755")
     yield _file(f"{LIBRARY_PATH}/bootstrap.sh", read_guest_program("bootstrap.sh"), "0755")
     yield _file("/etc/systemd/system/capn-report.service", _REPORT_UNIT, "0644")
@@ -202,6 +224,10 @@ def _build_files(machine: UserDataInput) -> Iterator[dict[str, Any]]:
             yield _file(path, unit, "0644")
     yield _file(ENVIRONMENT_PATH, environment, "0644")
     yield _file(KUBEADM_CONFIG_PATH, machine.kubeadm_config, "0600")
+    if machine.restore is not None:
+        yield _file(f"{LIBRARY_PATH}/receive.py", read_guest_program("receive.py"), "0755")
+        yield _file(f"{RECEIVE_PATH}.crt", machine.restore.serving.cert_pem.decode(), "0644")
+        yield _file(f"{RECEIVE_PATH}.key", machine.restore.serving.key_pem.decode(), "0600")
     if machine.pki is not None:
         for name, patch in build_patches().items():
             yield _file(f"{PATCHES_PATH}/{name}", patch, "0644")

@@ -50,6 +50,11 @@ _RULES = (
         "Give the machine a larger disk (spec.machine.disk) and delete this machine.",
     ),
     _rule(
+        r"snapshot missing hash|expected sha256 |snapshot file integrity check failed|etcdutl: (not found|command not)",
+        "RestoreFailed",
+        "Restore another snapshot, or use a node image with etcdutl (`capn image build`); then delete this machine.",
+    ),
+    _rule(
         r"unknown (shorthand )?flag|flag provided but not defined|invalid argument .* for .*flag"
         r"|failed to parse kubelet flag|\"command failed\" err=",
         "InvalidArgument",

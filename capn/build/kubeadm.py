@@ -142,6 +142,13 @@ def join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def find_advertised(node_ip: str | None, *, endpoint_host: str, is_virtual: bool) -> str | None:
+    """The address that kubeadm is told to advertise; None: it takes that of the interface with the default route."""
+    if node_ip:
+        return node_ip
+    return endpoint_host if _is_address(endpoint_host) and not is_virtual else None
+
+
 def kubelet_labels(labels: Mapping[str, str]) -> dict[str, str]:
     """The labels that a kubelet may give itself; the controller sets the others once the node exists."""
     return {name: value for name, value in labels.items() if _may_label_itself(name)}
@@ -149,10 +156,11 @@ def kubelet_labels(labels: Mapping[str, str]) -> dict[str, str]:
 
 def _build_init(config: ClusterConfigInput) -> dict[str, Any]:
     endpoint: dict[str, Any] = {"bindPort": API_PORT}
-    if config.node.node_ip:
-        endpoint = {"advertiseAddress": config.node.node_ip, **endpoint}
-    elif _is_address(config.endpoint_host) and not config.endpoint_is_virtual:
-        endpoint = {"advertiseAddress": config.endpoint_host, **endpoint}
+    advertised = find_advertised(
+        config.node.node_ip, endpoint_host=config.endpoint_host, is_virtual=config.endpoint_is_virtual
+    )
+    if advertised:
+        endpoint = {"advertiseAddress": advertised, **endpoint}
     return {
         "apiVersion": API_VERSION,
         "kind": "InitConfiguration",

@@ -28,10 +28,19 @@ def desired_machines(cluster: NestedCluster) -> list[dict[str, Any]]:
     return machines
 
 
-def build_machine(
-    cluster: NestedCluster, *, role: str, ordinal: int, pool: WorkerPool | None, version: str | None = None
+def build_machine(  # noqa: PLR0913 - which machine, and what is not in the spec
+    cluster: NestedCluster,
+    *,
+    role: str,
+    ordinal: int,
+    pool: WorkerPool | None,
+    version: str | None = None,
+    restore: str | None = None,
 ) -> dict[str, Any]:
-    """One NestedMachine (by default of the spec's version), with the finalizer on it before the first side effect."""
+    """One NestedMachine (by default of the spec's version), with the finalizer on it before the first side effect.
+
+    `restore`: the restore (`status.restore.startedAt`) that it is made for.
+    """
     spec = cluster.spec
     owner = cluster.metadata.name
     size = (pool.machine if pool else spec.control_plane.machine) or spec.machine
@@ -43,6 +52,8 @@ def build_machine(
         "machine": size.to_json(),
         "infrastructure": spec.infrastructure.to_json(),
     }
+    if restore:
+        fields["bootstrap"] = {"restore": restore}
     if pool:
         fields["pool"] = pool.name
         if pool.labels:

@@ -18,9 +18,9 @@ class Backups:
         self._stores = stores
         self._pauses: dict[str, tuple[Hashable, datetime]] = {}
 
-    def get(self, name: str) -> Store:
-        """InvalidSpecError (spec.backup.store, reason BackupStoreNotFound) when the administrator defined none."""
-        return self._stores.get(name)
+    def get(self, name: str, field: str = "spec.backup.store") -> Store:
+        """InvalidSpecError (of `field`, reason BackupStoreNotFound) when the administrator defined none."""
+        return self._stores.get(name, field)
 
     def pause_s(self, uid: str, cause: Hashable, now: datetime) -> float:
         """Seconds until the next attempt; 0 when it may be made now, as for another cause than the one that failed."""

@@ -67,7 +67,17 @@ NETWORK_LAYER_DROPPED = (
 
 # Directories of the node by program; all others go to usr/bin.
 PROGRAM_DIRECTORIES = {"runc": "usr/sbin"}
-NODE_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "crictl", "ctr", "kubeadm", "kubectl", "kubelet", "runc")
+NODE_PROGRAMS = (
+    "containerd",
+    "containerd-shim-runc-v2",
+    "crictl",
+    "ctr",
+    "etcdutl",  # makes etcd's data of a snapshot, before there is an etcd
+    "kubeadm",
+    "kubectl",
+    "kubelet",
+    "runc",
+)
 CNI_DIRECTORY = "opt/cni/bin"
 CNI_PROGRAMS = ("bridge", "flannel", "host-local", "loopback", "portmap")
 EMPTY_DIRECTORIES = ("etc/cni/net.d", "etc/kubernetes/manifests", "var/lib/kubelet")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from capn.api.resources import Resource
@@ -130,6 +131,13 @@ class KubeClient(Protocol):
 
     async def get_raw(self, path: str) -> tuple[int, str]:
         """GET of a non-resource path such as `/readyz` or `/version`: (HTTP status, body of at most 1 MiB)."""
+        ...
+
+    async def upload(self, path: str, source: Path, *, sha256: str, timeout_s: float) -> tuple[int, str]:
+        """PUT of a file to a non-resource path, never sent twice: (HTTP status, body of at most 1 MiB).
+
+        The header X-Capn-SHA256 says what it is. UnreachableError when the answer has not come in `timeout_s`.
+        """
         ...
 
     async def exec(  # noqa: PLR0913 - a call's parts, as of kubectl exec

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -255,6 +256,25 @@ class HttpKubeClient:
         """GET of a path of your own, such as `/readyz`: (status, body)."""
         request = _Request(method="GET", path=path, what=f"GET {path}", limit=self._limits.raw_bytes)
         answer = await self._timed(request, lambda: self._send(request))
+        return answer.status, answer.body.decode("utf-8", "replace")
+
+    async def upload(self, path: str, source: Path, *, sha256: str, timeout_s: float) -> tuple[int, str]:
+        """PUT of a file, streamed from the disk."""
+        what = f"PUT {path}"
+        try:
+            async with asyncio.timeout(timeout_s):
+                with await asyncio.to_thread(source.open, "rb") as file:
+                    answer = await self._transport.send(
+                        "PUT",
+                        path,
+                        limit=self._limits.raw_bytes,
+                        body=file,
+                        content_type="application/octet-stream",
+                        headers={"X-Capn-SHA256": sha256},
+                    )
+        except TimeoutError as error:
+            raise UnreachableError(f"{what}: no answer within {timeout_s:g} s") from error
+        self._observe("PUT", str(answer.status))
         return answer.status, answer.body.decode("utf-8", "replace")
 
     async def follow_log(

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from capn import names
@@ -266,6 +267,12 @@ class MemoryKubeClient:
         if plain in self.raw or not plain.startswith(("/api/", "/apis/")):
             return self.raw.get(plain, (404, "not found"))
         return answer_discovery(plain, [stored.to_dict() for stored in self.store.scan(CRD)])
+
+    async def upload(self, path: str, source: Path, *, sha256: str, timeout_s: float) -> tuple[int, str]:  # noqa: ARG002
+        """An API server takes no files: 404."""
+        self.requests["put", path] += 1
+        await asyncio.sleep(0)
+        return 404, "not found"
 
     async def exec(  # noqa: PLR0913 - a call's parts, as of kubectl exec
         self,

@@ -56,6 +56,10 @@ Subscriber = asyncio.Queue[Change | None]
 """Changes of one kind as they happen; None ends the watch as a broken connection does."""
 
 
+State = dict[Resource, dict[Key, Stored]]
+"""What a store holds at one time."""
+
+
 @dataclass(slots=True)
 class MemoryStore:
     """State of one simulated API server."""
@@ -130,6 +134,19 @@ class MemoryStore:
         self._collect(old.object.metadata.uid)
         self._end_namespace(old.object.key[0])
         return stored
+
+    def copy_state(self) -> State:
+        """All objects as they are now; none of them is ever changed, so this is cheap."""
+        return {resource: dict(objects) for resource, objects in self._objects.items()}
+
+    def replace_state(self, state: State, *, bump: int) -> None:
+        """Be another data store: other objects, a revision far on, and nothing that a watch could go on with."""
+        self._objects = {resource: dict(objects) for resource, objects in state.items()}
+        stored = [one for objects in state.values() for one in objects.values()]
+        self._owners = {owner.uid for one in stored for owner in one.object.metadata.owner_references}
+        self.revision += bump
+        self.compact()
+        self.drop_watches()
 
     def compact(self) -> None:
         """Forget the log: a watch from an earlier revision answers 410."""

@@ -11,7 +11,7 @@ import contextlib
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import aiohttp
 from yarl import URL
@@ -57,11 +57,21 @@ class Transport:
     request_args: Mapping[str, Any] = field(default_factory=dict, repr=False)
     limits: Limits = field(default_factory=Limits)
 
-    async def send(
-        self, method: str, path: str, *, limit: int, body: bytes | None = None, content_type: str | None = None
+    async def send(  # noqa: PLR0913 - the parts of a request
+        self,
+        method: str,
+        path: str,
+        *,
+        limit: int,
+        body: bytes | BinaryIO | None = None,
+        content_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """One request, answered in full. UnreachableError when there is no answer or it is larger than `limit`."""
-        async with self._open(method, path, body=body, content_type=content_type) as response:
+        """One request, answered in full; a file as body is streamed.
+
+        UnreachableError when there is no answer or it is larger than `limit`.
+        """
+        async with self._open(method, path, body=body, content_type=content_type, more=headers) as response:
             data = await _read(response, limit)
             return Answer(response.status, data, _retry_after(response))
 
@@ -77,16 +87,17 @@ class Transport:
         await self.session.close()
 
     @contextlib.asynccontextmanager
-    async def _open(
+    async def _open(  # noqa: PLR0913 - as of send
         self,
         method: str,
         path: str,
         *,
-        body: bytes | None = None,
+        body: bytes | BinaryIO | None = None,
         content_type: str | None = None,
+        more: Mapping[str, str] | None = None,
         silence_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "capn"}
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "capn", **(more or {})}
         if content_type is not None:
             headers["Content-Type"] = content_type
         try:
@@ -96,6 +107,7 @@ class Transport:
                 URL(self.base_url + path, encoded=True),
                 data=body,
                 headers=headers,
+                expect100=not isinstance(body, bytes | None),  # a file may be refused before it is sent
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=silence_s),
                 **self.request_args,

@@ -171,6 +171,7 @@ def _etcd_parts(release: KubernetesRelease) -> list[Part]:
     return [
         Part("etcd", release.etcd, "parts/etcd", "go.etcd.io/etcd/server/v3", _STRIP),
         Part("etcdctl", release.etcd, "parts/etcd", "go.etcd.io/etcd/etcdctl/v3", _STRIP),
+        Part("etcdutl", release.etcd, "parts/etcd", "go.etcd.io/etcd/etcdutl/v3", _STRIP),
     ]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import IPv4Network
 
 from cryptography import x509
@@ -193,7 +194,8 @@ class MemoryProvider:
             valid = certificate.not_valid_before_utc <= self.world.now() <= certificate.not_valid_after_utc
             return None if valid else "the client certificate is not valid at the child's time"
 
-        return ChildClient(cluster.api, lambda: self.world.child_lives(ref.uid), refuses)
+        lives, receiver = partial(self.world.child_lives, ref.uid), partial(self.world.find_receiver, ref.uid)
+        return ChildClient(cluster.api, lives, refuses, receiver)
 
     async def close(self) -> None:
         """End the guests' tasks and listeners; the world keeps the machines."""

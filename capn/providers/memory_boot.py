@@ -19,8 +19,8 @@ from capn.build.report import ReportState
 from capn.build.tokens import TOKEN_VALID, build_token_secret, token_secret_name
 from capn.errors import CapnError, ConflictError
 from capn.kube.client import KubeClient
-from capn.kube.etcd import ETCD_CONTAINER, ETCD_NAMESPACE
-from capn.providers.memory_guest import GuestPlan, read_user_data
+from capn.providers.memory_guest import GuestFailedError, GuestPlan, build_etcd_pod, build_node_status, read_user_data
+from capn.providers.memory_restore import act_as_kubelets, restore_etcd
 from capn.providers.memory_world import MemoryWorld, SimulatedCluster, SimulatedMachine
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -31,14 +31,6 @@ _STAGES_INIT = ("boot", "kubeadm/etcd", "kubeadm/wait-control-plane")
 _STAGES_JOIN = ("boot", "kubeadm/preflight", "kubeadm/kubelet-start")
 
 
-class GuestFailedError(Exception):
-    """The bootstrap ended with an error, as kubeadm would print it."""
-
-    def __init__(self, stage: str, tail: str) -> None:
-        super().__init__(tail)
-        self.stage = stage
-
-
 async def boot(world: MemoryWorld, machine: SimulatedMachine, *, boot_s: float, sleep: Sleep) -> None:
     """Boot the machine: user-data, then init or join, then the last word repeated."""
     cluster = world.clusters[machine.ref.cluster.uid]
@@ -46,6 +38,8 @@ async def boot(world: MemoryWorld, machine: SimulatedMachine, *, boot_s: float, 
         plan = _read(machine)
         for stage in _STAGES_JOIN if plan.joins else _STAGES_INIT:
             machine.say(stage)
+            if stage == "boot" and plan.restores:
+                await restore_etcd(world, cluster, machine)
             await sleep(boot_s / len(_STAGES_INIT))
         _fail_if_told(world, machine)
         if plan.joins:
@@ -55,6 +49,9 @@ async def boot(world: MemoryWorld, machine: SimulatedMachine, *, boot_s: float, 
         machine.say("done", ReportState.SUCCEEDED)
     except GuestFailedError as error:
         machine.say(error.stage, ReportState.FAILED, str(error))
+        return
+    if plan.restores:
+        await act_as_kubelets(world, cluster)
 
 
 def _fail_if_told(world: MemoryWorld, machine: SimulatedMachine) -> None:
@@ -70,6 +67,8 @@ def _read(machine: SimulatedMachine) -> GuestPlan:
 
 
 async def _init(cluster: SimulatedCluster, machine: SimulatedMachine, plan: GuestPlan, now: datetime) -> None:
+    if not plan.restores and not any(member.machine is machine for member in cluster.etcd.members):
+        cluster.api.store.replace_state({}, bump=0)  # a new machine's disk is empty, whatever there was before
     kubeadm = cluster.api.as_manager("kubeadm")
     cluster.api.raw["/version"] = (200, f'{{"gitVersion": "{machine.request.version}"}}')
     config = {
@@ -134,21 +133,6 @@ async def _register(client: KubeClient, machine: SimulatedMachine, plan: GuestPl
         await _create(client, POD, build_etcd_pod(plan.node_name, node["metadata"]["uid"]))
 
 
-def build_etcd_pod(node_name: str, node_uid: str) -> dict[str, Any]:
-    """Build the mirror pod of the node's etcd."""
-    owner = {"apiVersion": "v1", "kind": "Node", "name": node_name, "uid": node_uid, "controller": True}
-    return {
-        "metadata": {
-            "name": f"etcd-{node_name}",
-            "namespace": ETCD_NAMESPACE,
-            "labels": {"component": "etcd", "tier": "control-plane"},
-            "annotations": {"kubernetes.io/config.mirror": node_uid},  # a drain leaves it where it is
-            "ownerReferences": [owner],
-        },
-        "spec": {"nodeName": node_name, "containers": [{"name": ETCD_CONTAINER}]},
-    }
-
-
 def _alive(secret: dict[str, Any], token: str, now: datetime) -> bool:
     """Whether the child would accept the token now."""
     try:
@@ -170,14 +154,7 @@ def build_node(machine: SimulatedMachine, plan: GuestPlan) -> dict[str, Any]:
         "kind": "Node",
         "metadata": {"name": plan.node_name, "labels": labels},
         "spec": {"providerID": plan.provider_id, "taints": list(plan.taints)},
-        "status": {
-            "addresses": [{"type": "InternalIP", "address": machine.address}],
-            "nodeInfo": {"kubeletVersion": machine.request.version},
-            "conditions": [
-                {"type": "NetworkUnavailable", "status": "False", "reason": "FlannelIsUp"},
-                {"type": "Ready", "status": "True", "reason": "KubeletReady"},
-            ],
-        },
+        "status": build_node_status(machine.address, machine.request.version),
     }
 
 

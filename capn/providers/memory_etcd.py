@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _CLIENT_PORT, _PEER_PORT = 2379, 2380
 _LOCAL = f"https://127.0.0.1:{_CLIENT_PORT}"
-_PAGE = 512
+_PAGE, _HASH = 512, 32
 _REFUSED = "etcdserver: re-configuration failed due to not enough started members"
 
 
@@ -71,6 +71,8 @@ class SimulatedEtcd:
     snapshots: dict[str, bytes] = field(default_factory=dict)
     left: list[SimulatedMachine] = field(default_factory=list)
     stays: bool = False
+    # What a snapshot holds: a word by which the world knows the state that it stands for.
+    content: Callable[[], str] = lambda: "nothing"
     _wanted_leader: SimulatedMember | None = None
 
     def start_new(self, machine: SimulatedMachine, name: str) -> None:
@@ -193,11 +195,22 @@ class SimulatedEtcd:
 
     def _snapshot(self) -> bytes:
         """Something of the shape that etcd sends: whole pages, and their SHA-256 behind them."""
-        data = f"simulated etcd at revision {self.revision()}\n".encode().ljust(_PAGE, b"\0")
+        said = f"simulated etcd at revision {self.revision()}, {self.content()}\n"
+        data = said.encode().ljust(_PAGE, b"\0")
         return data + sha256(data).digest()
 
     def _enough(self, voters: Sequence[SimulatedMember]) -> bool:
         return 2 * sum(self.runs(member.machine) for member in voters) > len(voters)
+
+
+def read_snapshot(data: bytes) -> str:
+    """What is in a snapshot, as etcdutl would find it. ValueError in its words when it is not whole."""
+    pages, tail = data[:-_HASH], data[-_HASH:]
+    if len(pages) % _PAGE or not pages:
+        raise ValueError("snapshot missing hash but --skip-hash-check=false")
+    if sha256(pages).digest() != tail:
+        raise ValueError(f"expected sha256 {tail.hex()}, got {sha256(pages).hexdigest()}")
+    return pages.rstrip(b"\0\n").decode().partition(", ")[2]
 
 
 def _say(answer: dict[str, Any]) -> ExecResult:

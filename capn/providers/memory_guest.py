@@ -12,9 +12,11 @@ from typing import Any
 import yaml
 
 from capn.errors import InvalidSpecError
+from capn.kube.etcd import ETCD_CONTAINER, ETCD_NAMESPACE
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _KUBEADM_GROUP = "kubeadm.k8s.io/"
+_RESTORES = "CAPN_RESTORE=yes"
 _HEAD = 512
 # kubeadm makes a token of its own, a random one, when it is told of none or of an empty list.
 _DEFAULT_TOKEN = "abcdef.0123456789abcdef"  # noqa: S105 - simulated
@@ -30,20 +32,30 @@ class GuestPlan:
     token: str = field(repr=False)
     taints: tuple[dict[str, Any], ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    restores: bool = False  # it waits for a snapshot and begins with that
+
+
+class GuestFailedError(Exception):
+    """The bootstrap ended with an error, as kubeadm would print it."""
+
+    def __init__(self, stage: str, tail: str) -> None:
+        super().__init__(tail)
+        self.stage = stage
 
 
 def read_user_data(user_data: bytes) -> GuestPlan:
     """The guest's plan. InvalidSpecError when the user-data would not make a node."""
     config = yaml.load(user_data, Loader=_Loader)  # noqa: S506 - a safe loader, compiled
     files = config.get("write_files", ()) if isinstance(config, dict) else ()
-    for file in files:
-        content = file.get("content", "") if isinstance(file, dict) else ""
+    contents = [file.get("content", "") for file in files if isinstance(file, dict)]
+    restores = any(isinstance(content, str) and _RESTORES in content.splitlines() for content in contents)
+    for content in contents:
         if isinstance(content, str) and _KUBEADM_GROUP in content[:_HEAD]:
-            return _read_kubeadm(list(yaml.load_all(content, Loader=_Loader)))
+            return _read_kubeadm(list(yaml.load_all(content, Loader=_Loader)), restores=restores)
     raise InvalidSpecError("bootstrap data", "holds no kubeadm configuration")
 
 
-def _read_kubeadm(documents: list[Any]) -> GuestPlan:
+def _read_kubeadm(documents: list[Any], *, restores: bool) -> GuestPlan:
     by_kind = {document["kind"]: document for document in documents if isinstance(document, dict)}
     join = by_kind.get("JoinConfiguration")
     main = join or by_kind.get("InitConfiguration")
@@ -59,6 +71,7 @@ def _read_kubeadm(documents: list[Any]) -> GuestPlan:
         token=(join["discovery"]["bootstrapToken"] if join else made[0])["token"],
         taints=tuple(registration.get("taints") or ()),
         labels=_parse_labels(arguments.get("node-labels", "")),
+        restores=restores,
     )
 
 
@@ -72,3 +85,30 @@ def _extra_args(registration: dict[str, Any]) -> dict[str, str]:
     if isinstance(args, dict):
         return args
     return {arg["name"]: arg["value"] for arg in args}
+
+
+def build_etcd_pod(node_name: str, node_uid: str) -> dict[str, Any]:
+    """Build the mirror pod of the node's etcd."""
+    owner = {"apiVersion": "v1", "kind": "Node", "name": node_name, "uid": node_uid, "controller": True}
+    return {
+        "metadata": {
+            "name": f"etcd-{node_name}",
+            "namespace": ETCD_NAMESPACE,
+            "labels": {"component": "etcd", "tier": "control-plane"},
+            "annotations": {"kubernetes.io/config.mirror": node_uid},  # a drain leaves it where it is
+            "ownerReferences": [owner],
+        },
+        "spec": {"nodeName": node_name, "containers": [{"name": ETCD_CONTAINER}]},
+    }
+
+
+def build_node_status(address: str, version: str) -> dict[str, Any]:
+    """What a kubelet says of its node when all is well."""
+    return {
+        "addresses": [{"type": "InternalIP", "address": address}],
+        "nodeInfo": {"kubeletVersion": version},
+        "conditions": [
+            {"type": "NetworkUnavailable", "status": "False", "reason": "FlannelIsUp"},
+            {"type": "Ready", "status": "True", "reason": "KubeletReady"},
+        ],
+    }

@@ -6,16 +6,19 @@ Role: plain state, so that it can outlive a provider (a controller that restarts
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Network
+from pathlib import Path
 
 from capn import names
 from capn.api.resources import Resource
 from capn.build.report import Report, ReportState
 from capn.errors import ApiStatusError, TerminalError, UnreachableError
 from capn.kube.memory import MemoryKubeClient
+from capn.kube.memory_store import State
 from capn.providers.base import ClusterRef, MachineRef, MachineRequest, MachineState
 from capn.providers.memory_etcd import SimulatedEtcd
 
@@ -30,9 +33,14 @@ class ChildClient(MemoryKubeClient):
     """A child's API as a client sees it: silent while its etcd has no quorum; `refuses` says why it is not let in."""
 
     def __init__(
-        self, api: MemoryKubeClient, alive: Callable[[], bool], refuses: Callable[[], str | None] = lambda: None
+        self,
+        api: MemoryKubeClient,
+        alive: Callable[[], bool],
+        refuses: Callable[[], str | None] = lambda: None,
+        receiver: Callable[[], SimulatedMachine | None] = lambda: None,
     ) -> None:
         super().__init__()
+        self._receiver = receiver
         self.store, self.raw, self.exec_handler = api.store, api.raw, api.exec_handler
         self._alive = alive
         self._refuses = refuses
@@ -43,9 +51,26 @@ class ChildClient(MemoryKubeClient):
         self._closed = True
 
     async def get_raw(self, path: str) -> tuple[int, str]:
-        """GET of a path; UnreachableError while the child is down."""
+        """GET of a path; UnreachableError while the child is down. A machine that waits for a snapshot says so."""
+        if not self._alive() and self._receiver() is not None:
+            self._check_certificate()
+            return 200, '{"capn": "restore", "state": "waiting", "received": 0}'
         self._check()
         return await super().get_raw(path)
+
+    async def upload(self, path: str, source: Path, *, sha256: str, timeout_s: float) -> tuple[int, str]:
+        """PUT of a snapshot to the machine that waits for it, which checks the digest."""
+        machine = None if self._alive() else self._receiver()
+        if machine is None:
+            self._check()
+            return await super().upload(path, source, sha256=sha256, timeout_s=timeout_s)
+        self._check_certificate()
+        data = await asyncio.to_thread(source.read_bytes)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            return 422, "these bytes have another SHA-256"
+        machine.snapshot = data
+        machine.wake()
+        return 201, "{}"
 
     async def _count(self, verb: str, resource: Resource, subresource: str | None = None) -> None:
         self._check()
@@ -54,6 +79,9 @@ class ChildClient(MemoryKubeClient):
     def _check(self) -> None:
         if not self._alive():
             raise UnreachableError("the child's API server does not answer: its control plane does not run")
+        self._check_certificate()
+
+    def _check_certificate(self) -> None:
         if self._closed:
             raise UnreachableError("the connection was closed")
         if (why := self._refuses()) is not None:
@@ -71,6 +99,9 @@ class SimulatedMachine:
     report: Report | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     guest: asyncio.Task[None] | None = None
+    receives: bool = False  # it waits for a snapshot, and for nothing else
+    snapshot: bytes | None = field(repr=False, default=None)
+    restored: bool = False
 
     @property
     def ref(self) -> MachineRef:
@@ -118,16 +149,27 @@ class MemoryWorld:
         # Names of machines whose guest does not shut down when it is asked to.
         self.deaf: set[str] = set()
         self.silent_nodes: set[str] = set()
+        # What the snapshots that were ever taken stand for.
+        self.states: dict[str, State] = {}
         self.down = False
 
     def add_cluster(self, ref: ClusterRef) -> SimulatedCluster:
         """A network and an empty child for the cluster."""
         api = MemoryKubeClient(clock=self.now, uid_seed=ref.uid)
-        etcd = SimulatedEtcd(self._runs, lambda: api.store.revision)
+        etcd = SimulatedEtcd(self._runs, lambda: api.store.revision, content=lambda: self._keep_state(api))
         api.exec_handler = etcd.exec
         cluster = SimulatedCluster(ref=ref, subnet=self._choose_subnet(ref.uid), api=api, etcd=etcd)
         self.clusters[ref.uid] = cluster
         return cluster
+
+    def _keep_state(self, api: MemoryKubeClient) -> str:
+        word = f"state {len(self.states)}"
+        self.states[word] = api.store.copy_state()
+        return word
+
+    def find_receiver(self, cluster_uid: str) -> SimulatedMachine | None:
+        """The machine that the cluster's endpoint leads to, if it waits for a snapshot there."""
+        return next((m for m in self.machines_of(cluster_uid) if m.receives and self._runs(m) and not self.down), None)
 
     def _choose_subnet(self, uid: str) -> IPv4Network:
         """The first free network from one that the UID picks: most often the same again in another process."""

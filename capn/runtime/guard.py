@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, TypeVar
 
 from capn.api.resources import Resource
@@ -111,6 +112,10 @@ class GuardedKubeClient:
     async def get_raw(self, path: str) -> tuple[int, str]:
         """As the inner client."""
         return await self._inner.get_raw(path)
+
+    async def upload(self, path: str, source: Path, *, sha256: str, timeout_s: float) -> tuple[int, str]:
+        """As the inner client, while the lease is held."""
+        return await self._write(lambda: self._inner.upload(path, source, sha256=sha256, timeout_s=timeout_s))
 
     async def exec(
         self,

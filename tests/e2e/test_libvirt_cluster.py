@@ -162,7 +162,7 @@ def test_a_control_plane_that_lost_its_power_comes_back_as_the_same_node(lab: La
     def is_back() -> bool:
         node = child.json("get", "node", "good-cp-0")
         rebooted = node["status"]["nodeInfo"]["bootID"] != before["status"]["nodeInfo"]["bootID"]
-        return rebooted and condition(node, "Ready")["status"] == "True"
+        return bool(rebooted and condition(node, "Ready")["status"] == "True")
 
     lab.wait_for("the child answers and its node is Ready", is_back, limit_s=BOOT_LIMIT_S)
     assert child.json("get", "node", "good-cp-0")["metadata"]["uid"] == before["metadata"]["uid"]

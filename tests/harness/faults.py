@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from capn.api.resources import POD, Resource
@@ -147,6 +148,10 @@ class FaultyKubeClient:
     async def get_raw(self, path: str) -> tuple[int, str]:
         self._check_read()
         return await self.inner.get_raw(path)
+
+    async def upload(self, path: str, source: Path, *, sha256: str, timeout_s: float) -> tuple[int, str]:
+        self._check_read()
+        return await self.inner.upload(path, source, sha256=sha256, timeout_s=timeout_s)
 
     async def exec(self, pod: str, namespace: str, **call: Any) -> ExecResult:
         return await self._write("exec", POD, pod, lambda: self.inner.exec(pod, namespace, **call))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from capn.api.resources import POD
+from capn.build.cloudinit import read_guest_program
 from capn.kube.client import ExecResult
 from capn.kube.etcd import SNAPSHOT_PATH
 from capn.kube.exec import ExecCall
@@ -88,6 +89,25 @@ class RealEtcd:
     async def etcdctl(self, name: str, *words: str) -> ExecResult:
         """Ask one member directly."""
         return await run(str(self.binaries["etcdctl"]), f"--endpoints={self.members[name].client_url}", *words)
+
+
+async def restore(binaries: Mapping[str, Path], snapshot: Path, member: RealMember, directory: Path) -> None:
+    """Make a data directory of a snapshot by the very command of the guest's bootstrap.sh."""
+    program = read_guest_program("bootstrap.sh")
+    begin = program.index("etcdutl snapshot restore")
+    command = program[begin : program.index(">>", begin)].replace("https://$address:2380", member.peer_url)
+    environment = {
+        "PATH": f"{binaries['etcdutl'].parent}:/usr/bin:/bin",
+        "SNAPSHOT": str(snapshot),
+        "ETCD_DATA": str(directory / member.name),
+        "CAPN_NODE_NAME": member.name,
+    }
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-euc", command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    (directory / f"{member.name}.new").rename(directory / member.name)
 
 
 async def run(*words: str) -> ExecResult:

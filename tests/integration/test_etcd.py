@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from capn.build.etcd_rules import has_quorum, why_not_add, why_not_promote, why_
 from capn.build.snapshots import SnapshotDigest
 from capn.errors import UnreachableError
 from capn.kube.etcd import EtcdClient, LearnerBehindError, MembershipRefusedError, NoQuorumError
-from tests.harness.real_etcd import RealEtcd, RealMember, running_etcd
+from tests.harness.real_etcd import RealEtcd, RealMember, restore, running_etcd
 
 pytestmark = pytest.mark.timeout(240)
 NAMES = ("cp-0", "cp-1", "cp-2")
@@ -113,6 +114,52 @@ async def test_a_snapshot_is_whole_and_leaves_nothing(etcd: RealEtcd) -> None:
     digest.update(data)
     digest.require_whole()
     assert not list(etcd.directory.glob("*.snapshot*"))
+
+
+async def test_a_restored_snapshot_is_a_cluster_of_one_with_the_data_of_then(
+    etcd: RealEtcd, binaries: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """The whole way: out as a backup takes it, in as the guest makes etcd's data of it, and others can join."""
+    await etcd.etcdctl("cp-0", "put", "/key", "of-then")
+    snapshot = tmp_path / "snapshot.db"
+    snapshot.write_bytes(b"".join([piece async for piece in EtcdClient(etcd.api).snapshot()]))
+    await etcd.etcdctl("cp-0", "put", "/key", "of-later")
+    before = json.loads((await etcd.etcdctl("cp-0", "get", "/key", "-w", "json")).stdout)["header"]
+    for name in NAMES:
+        await etcd.kill(name)
+    again = RealEtcd(binaries, tmp_path / "again")
+    again.directory.mkdir()
+    again.members["c1-cp-0"] = RealMember("c1-cp-0")
+    await restore(binaries, snapshot, again.members["c1-cp-0"], again.directory)
+    try:
+        await again.start("c1-cp-0")
+        client = EtcdClient(again.api)
+        async with asyncio.timeout(60):
+            while not await has_started(again, "c1-cp-0"):
+                await asyncio.sleep(0.2)
+        assert (await again.etcdctl("c1-cp-0", "get", "/key", "--print-value-only")).stdout == b"of-then\n"
+        members = await client.members()
+        assert [(member.name, list(member.peer_urls)) for member in members] == [
+            ("c1-cp-0", [again.members["c1-cp-0"].peer_url])
+        ]
+        after = json.loads((await again.etcdctl("c1-cp-0", "get", "/key", "-w", "json")).stdout)["header"]
+        assert after["revision"] >= before["revision"] + 900_000_000
+        assert after["cluster_id"] != before["cluster_id"]
+        old = await again.etcdctl("c1-cp-0", "get", "/key", f"--rev={before['revision']}")
+        assert b"has been compacted" in old.stderr
+        joining = again.members["c1-cp-1"] = RealMember("c1-cp-1")
+        await again.etcdctl("c1-cp-0", "member", "add", "c1-cp-1", f"--peer-urls={joining.peer_url}")
+        await again.start("c1-cp-1", state="existing")
+        async with asyncio.timeout(60):
+            while len(await healthy(client, await client.members())) < 2:
+                await asyncio.sleep(0.2)
+    finally:
+        for name in list(again.members):
+            await again.kill(name)
+
+
+async def has_started(etcd: RealEtcd, name: str) -> bool:
+    return (await etcd.etcdctl(name, "endpoint", "health")).exit_code == 0
 
 
 async def test_etcd_holds_back_a_change_while_members_are_not_connected(etcd: RealEtcd) -> None:

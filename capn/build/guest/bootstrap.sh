@@ -4,7 +4,8 @@
 # Run by capn-bootstrap.service: at first boot, and at each later one, where it ends at once if the machine is done.
 # Every step may be repeated. Needs (environment): CAPN_MODE init | join-control-plane | join-worker, CAPN_ENDPOINT_HOST
 # and CAPN_ENDPOINT_PORT; CAPN_HOLDS_ENDPOINT where the control planes hold that address among themselves; a kubeadm
-# configuration in /etc/capn/kubeadm.yaml. Must not: print a secret.
+# configuration in /etc/capn/kubeadm.yaml. With CAPN_RESTORE (mode init) etcd begins with a snapshot that the controller
+# brings: CAPN_NODE_NAME and CAPN_ADVERTISE_ADDRESS (empty: the machine's own) are its member's. Must not: print a secret.
 set -u
 
 CAPN_LIB="${CAPN_LIB:-/usr/local/lib/capn}"
@@ -18,6 +19,8 @@ ATTEMPT_LOG="$RUN/attempt.log"
 PODS="$CAPN_ROOT/var/log/pods"
 WAIT_S="${CAPN_WAIT_S:-300}"
 PAUSE_S="${CAPN_PAUSE_S:-5}"
+SNAPSHOT="$CAPN_STATE/snapshot.db"
+ETCD_DATA="$CAPN_ROOT/var/lib/etcd"
 ATTEMPTS=3
 STAGE="cloud-init"
 ENDED=
@@ -142,6 +145,47 @@ wait_runtime() {
     }
 }
 
+# The address that kubeadm gives etcd's member: the one it is told, else that of the interface with the default route.
+own_address() {
+    if [ -n "${CAPN_ADVERTISE_ADDRESS:-}" ]; then
+        printf '%s\n' "$CAPN_ADVERTISE_ADDRESS"
+    else
+        ip -o route get 192.0.2.1 | sed -n 's/.* src \([^ ]*\).*/\1/p'
+    fi
+}
+
+# Waits on the API server's port until the controller has brought the snapshot. No API server before that: an empty one
+# would have the kubelets of nodes that live end all their pods.
+receive_snapshot() {
+    [ ! -e "$SNAPSHOT" ] || return 0
+    enter restore/waiting
+    python3 "$CAPN_LIB/receive.py" --port "${CAPN_RECEIVE_PORT:-6443}" --target "$SNAPSHOT" \
+        --ca "$CAPN_ROOT/etc/kubernetes/pki/ca.crt" --certificate "$CAPN_ROOT/etc/capn/receive.crt" \
+        --key "$CAPN_ROOT/etc/capn/receive.key" >>"$LOG" 2>&1 || fail
+}
+
+# Makes etcd's data of the snapshot, whole or not at all. Revisions go on far above what anybody has seen, and those of
+# before count as compacted, so that whoever still watches an older one begins anew.
+restore_etcd() {
+    if [ -z "${CAPN_RESTORE:-}" ] || [ -e "$CAPN_STATE/restored" ]; then return 0; fi
+    if [ ! -d "$ETCD_DATA/member" ]; then
+        receive_snapshot
+        enter restore/etcd
+        address=$(own_address)
+        case "$address" in *:*) address="[$address]" ;; esac
+        rm -rf "$ETCD_DATA.new"
+        etcdutl snapshot restore "$SNAPSHOT" --data-dir "$ETCD_DATA.new" --name "$CAPN_NODE_NAME" \
+            --initial-cluster "$CAPN_NODE_NAME=https://$address:2380" \
+            --initial-advertise-peer-urls "https://$address:2380" \
+            --bump-revision 1000000000 --mark-compacted >>"$LOG" 2>&1 || fail
+        rm -rf "$ETCD_DATA"
+        mv "$ETCD_DATA.new" "$ETCD_DATA" || fail
+        sync
+    fi
+    : >"$CAPN_STATE/restored"
+    rm -f "$SNAPSHOT"
+}
+
 # Whether kubeadm has configured the kubelet but it does not run. Reads files only: a process costs much in emulation.
 kubelet_is_down() {
     [ -e "$CAPN_ROOT/var/lib/kubelet/kubeadm-flags.env" ] || return 1
@@ -202,7 +246,10 @@ run_kubeadm() {
     : >"$ATTEMPT_LOG"
     mkfifo -m 0600 "$RUN/kubeadm.pipe"
     set -- "${CAPN_MODE%%-*}" --config "$CONFIG"
-    [ ! -e "$CAPN_STATE/attempted" ] || set -- "$@" "--ignore-preflight-errors=$RERUN_IGNORE"
+    ignored=
+    [ ! -e "$CAPN_STATE/restored" ] || ignored=DirAvailable--var-lib-etcd
+    [ ! -e "$CAPN_STATE/attempted" ] || ignored=$RERUN_IGNORE
+    [ -z "$ignored" ] || set -- "$@" "--ignore-preflight-errors=$ignored"
     : >"$CAPN_STATE/attempted"
     kubeadm "$@" >"$RUN/kubeadm.pipe" 2>&1 </dev/null &
     kubeadm_pid=$!
@@ -254,7 +301,7 @@ bootstrap_node() {
 # Secrets that a finished node has no use for: the configuration holds the token, cloud-init's copies hold that and the
 # CAs' keys. With them gone cloud-init must not look for its data again.
 remove_secrets() {
-    rm -f "$CONFIG" "$ATTEMPT_LOG"
+    rm -f "$CONFIG" "$ATTEMPT_LOG" "$CAPN_ROOT/etc/capn/receive.key"
     for cloud in "$CAPN_ROOT"/var/lib/cloud/instance "$CAPN_ROOT"/var/lib/cloud/instances/*; do
         rm -f "$cloud"/user-data.txt* "$cloud"/cloud-config.txt "$cloud"/obj.pkl "$cloud"/scripts/runcmd
     done
@@ -271,6 +318,7 @@ main() {
     if [ ! -e "$CAPN_STATE/done" ]; then
         check_files
         wait_network
+        restore_etcd
         wait_runtime
         bootstrap_node
         : >"$CAPN_STATE/done"

@@ -50,4 +50,5 @@ def _has_fixed_endpoint(scope: ClusterScope) -> bool:
 
 
 def _build(scope: ClusterScope, ordinal: int) -> dict[str, Any]:
-    return build_machine(scope.cluster, role=names.ROLE_CONTROL_PLANE, ordinal=ordinal, pool=None)
+    restore = None if scope.restoring is None else scope.restoring.started_at
+    return build_machine(scope.cluster, role=names.ROLE_CONTROL_PLANE, ordinal=ordinal, pool=None, restore=restore)

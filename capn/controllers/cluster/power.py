@@ -14,6 +14,7 @@ from capn import names
 from capn.api.conditions import ClusterCondition, MachineCondition, find, is_true
 from capn.api.machine import NestedMachine
 from capn.api.resources import NESTED_MACHINE
+from capn.build.restore_plan import find_loss
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Phase, Wait
 
@@ -43,8 +44,9 @@ async def reconcile_power_on(scope: ClusterScope) -> Wait | None:
         return None
     if has_quorum(scope.control_planes()):
         return Wait(REASON_STARTING, f"{len(starting)} machine(s) are being started", blocks=False)
-    # A control plane that was never initialized becomes Ready only by the phases that come after this one.
-    return Wait(REASON_STARTING, "the control plane is being started", blocks=scope.initialized)
+    # A control plane that was never initialized, or is lost, becomes Ready only by the phases that come after this one.
+    needed = scope.initialized and find_loss(scope.control_planes()) is None
+    return Wait(REASON_STARTING, "the control plane is being started", blocks=needed)
 
 
 def select_to_stop(machines: Sequence[NestedMachine]) -> list[NestedMachine]:

@@ -27,6 +27,8 @@ from capn.controllers.cluster.initialized import reconcile_initialized
 from capn.controllers.cluster.machines import read_machines
 from capn.controllers.cluster.nesting import reconcile_nesting
 from capn.controllers.cluster.power_status import compute_off_status
+from capn.controllers.cluster.restore import reconcile_restore, reconcile_upload
+from capn.controllers.cluster.restored import reconcile_restored
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.cluster.status import compute_deleting_status, compute_paused_status, compute_status
 from capn.controllers.cluster.told import compute_told
@@ -47,8 +49,11 @@ PHASES: tuple[Phase[ClusterScope], ...] = (
     Phase(ClusterCondition.INFRASTRUCTURE_READY, reconcile_infrastructure),
     Phase(ClusterCondition.CERTIFICATES_AVAILABLE, reconcile_certificates),
     Phase(ClusterCondition.KUBECONFIG_READY, reconcile_kubeconfig),
+    Phase(ClusterCondition.RESTORED, reconcile_restore),
     Phase(ClusterCondition.CONTROL_PLANE_READY, reconcile_first_control_plane),
+    Phase(ClusterCondition.RESTORED, reconcile_upload),
     Phase(ClusterCondition.CONTROL_PLANE_INITIALIZED, reconcile_initialized),
+    Phase(ClusterCondition.RESTORED, reconcile_restored),
     Phase(ClusterCondition.CONTROL_PLANE_READY, reconcile_control_planes),
     Phase(ClusterCondition.CNI_READY, reconcile_cni),
     Phase(ClusterCondition.BACKUP_READY, reconcile_backup),

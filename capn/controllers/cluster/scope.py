@@ -15,11 +15,12 @@ from capn.api.cluster import BackupStatus, NestedCluster
 from capn.api.conditions import ClusterCondition, is_true
 from capn.api.machine import NestedMachine
 from capn.api.pools import Remediation
+from capn.api.restore import RestoreStatus
 from capn.controllers.child_pool import Child
 from capn.controllers.credentials import Credentials
 from capn.controllers.deps import Deps
 from capn.errors import InvalidSpecError
-from capn.providers.base import ClusterRef, ObservedCluster, Provider, Route
+from capn.providers.base import ClusterRef, MachineRef, ObservedCluster, Provider, Route
 
 
 @dataclass
@@ -34,6 +35,7 @@ class ClusterScope:
     credentials: Credentials | None = field(default=None, repr=False)
     child: Child | None = None
     child_version: str | None = None
+    restore: RestoreStatus | None = None
     backup: BackupStatus | None = None
     backup_due_s: float | None = None
     # Of unhealthy workers: what the status has to remember, and who is being replaced and needs no person.
@@ -55,6 +57,10 @@ class ClusterScope:
         """The provider that the spec names. InvalidSpecError when the administrator defined no such endpoint."""
         return self.deps.providers.get(self.cluster.spec.infrastructure)
 
+    def machine_ref(self, machine: NestedMachine) -> MachineRef:
+        """A machine of the cluster as providers address it."""
+        return MachineRef(cluster=self.ref, name=machine.metadata.name, uid=machine.metadata.uid)
+
     @property
     def route(self) -> Route | None:
         """The way to the child's API for those who cannot reach its endpoint: the provider's, or our own gate."""
@@ -66,7 +72,15 @@ class ClusterScope:
     @property
     def initialized(self) -> bool:
         """Whether the child's control plane is known to have been initialized, now or in an earlier reconcile."""
+        if self.restoring is not None:
+            return False
         return self.child_version is not None or self.was_true(ClusterCondition.CONTROL_PLANE_INITIALIZED)
+
+    @property
+    def restoring(self) -> RestoreStatus | None:
+        """The restore that goes on."""
+        found = self.restore or self.cluster.status.restore
+        return found if found is not None and found.active else None
 
     def was_true(self, condition: ClusterCondition) -> bool:
         """Whether the last written status has the condition as True."""

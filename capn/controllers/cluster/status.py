@@ -18,7 +18,7 @@ from capn.controllers.cluster import claim
 from capn.controllers.cluster.nested import compute_nested
 from capn.controllers.cluster.pool_status import compute_pools, set_scaling
 from capn.controllers.cluster.scope import ClusterScope
-from capn.controllers.phases import Outcome, Progress, Wait, describe
+from capn.controllers.phases import Failed, Outcome, Progress, Wait, describe
 from capn.errors import TerminalError
 
 # In the order in which they become true; a condition whose phase was not reached names the one that it waits for.
@@ -58,6 +58,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
             conditions, ClusterCondition.CONTROL_PLANE_READY, control_planes, scope.control_planes(), progress
         )
         _set_machines(conditions, ClusterCondition.WORKERS_READY, workers, scope.workers(), progress)
+    _set_restored(conditions, scope, progress)
     set_scaling(conditions, scope)
     starting = _set_starting(conditions, progress)
     _set_backup(conditions, scope, progress)
@@ -65,7 +66,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
     failure = _failure(scope, progress)
     return NestedClusterStatus(
         observed_generation=scope.cluster.metadata.generation,
-        phase="Starting" if starting and failure is None else _phase(conditions, failed=failure is not None),
+        phase=_phase(conditions, scope, failed=failure is not None, starting=starting),
         endpoint=_endpoint(scope),
         access=_access(scope),
         version=scope.child_version or previous.version,
@@ -80,6 +81,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         remediations=previous.remediations if scope.remediations is None else list(scope.remediations) or None,
         nested=compute_nested(scope.cluster.path, scope.claims) if scope.cluster.spec.nests else None,
         backup=_backup(scope),
+        restore=scope.restore or previous.restore,
         addons=_addons(scope),
         selector=f"{names.LABEL_CLUSTER}={scope.ref.name},{names.LABEL_ROLE}={names.ROLE_CONTROL_PLANE}",
         failure_reason=failure[0] if failure else None,
@@ -143,6 +145,9 @@ def _desired_workers(scope: ClusterScope) -> int:
 
 
 def _set_phased(conditions: ConditionSet, kind: ClusterCondition, scope: ClusterScope, progress: Progress) -> None:
+    if kind is ClusterCondition.CONTROL_PLANE_INITIALIZED and scope.restoring is not None:
+        conditions.set(kind, "False", *_describe_restore(progress))
+        return
     if kind not in progress.outcomes:
         if scope.was_true(kind):  # an earlier phase failed just now; what was reached is still there
             conditions.set(kind, "True", *_describe_done(scope, kind))
@@ -159,6 +164,21 @@ def _set_phased(conditions: ConditionSet, kind: ClusterCondition, scope: Cluster
         conditions.set(kind, "True", *_describe_done(scope, kind))
     else:
         conditions.set(kind, "False", outcome.error.reason, str(outcome.error))
+
+
+def _describe_restore(progress: Progress) -> tuple[str, str]:
+    return describe(
+        progress.outcomes.get(ClusterCondition.RESTORED), done=("Restoring", "a snapshot is being restored")
+    )
+
+
+def _set_restored(conditions: ConditionSet, scope: ClusterScope, progress: Progress) -> None:
+    """Of a restore that goes on, is over, or cannot begin; of others the condition says nothing."""
+    restore = scope.restore or scope.cluster.status.restore
+    if scope.restoring is not None or isinstance(progress.outcomes.get(ClusterCondition.RESTORED), Failed):
+        conditions.set(ClusterCondition.RESTORED, "False", *_describe_restore(progress))
+    elif restore is not None:
+        conditions.set(ClusterCondition.RESTORED, "True", "Restored", f"{restore.snapshot}, taken {restore.taken}")
 
 
 def _describe_done(scope: ClusterScope, kind: ClusterCondition) -> tuple[str, str]:
@@ -233,17 +253,24 @@ def _failure(scope: ClusterScope, progress: Progress) -> tuple[str, str] | None:
     """Why a person must act: a terminal error of a phase, or of one machine."""
     if isinstance(progress.error, TerminalError):
         return progress.error.reason, str(progress.error)
+    restoring = scope.restoring
     for machine in scope.machines:
         healed = machine.metadata.deleting or machine.metadata.name in scope.healing
+        # Workers cannot be Ready, and control planes of before are on their way out.
+        healed = healed or (restoring is not None and machine.spec.bootstrap.restore != restoring.started_at)
         if machine.status.failure_reason and not healed:
             message = f"{machine.metadata.name}: {machine.status.failure_message or ''}"
             return machine.status.failure_reason, message[:4096]
     return None
 
 
-def _phase(conditions: ConditionSet, *, failed: bool) -> str:
+def _phase(conditions: ConditionSet, scope: ClusterScope, *, failed: bool, starting: bool) -> str:
     if failed:
         return "Failed"
+    if scope.restoring is not None:
+        return "Restoring"
+    if starting:
+        return "Starting"
     if conditions.is_true(ClusterCondition.READY):
         return "Ready"
     return "Provisioning" if conditions.is_true(ClusterCondition.INFRASTRUCTURE_READY) else "Pending"

@@ -17,9 +17,10 @@ from typing import Any
 import structlog
 
 from capn import names
+from capn.api.cluster import NestedCluster
 from capn.api.conditions import MachineCondition
 from capn.api.resources import SECRET
-from capn.build.pki import ClusterPki
+from capn.build.pki import ClusterPki, KeyPair, issue_server
 from capn.build.secrets import build_bootstrap_secret, read_secret_value
 from capn.build.tokens import TOKEN_VALID, build_token_secret, generate_token, token_secret_name
 from capn.controllers.credentials import find_controller, refuse_former_owner
@@ -33,11 +34,15 @@ from capn.kube.client import KubeClient
 log = structlog.get_logger(__name__)
 
 TOKEN_RENEW_BEFORE = timedelta(minutes=7)
+# However long a restore is paused; the machine has the CA's key anyway.
+SERVING_VALID = timedelta(days=365)
 _TOKEN_PURPOSE = b"capn bootstrap token v1\0"
 
 
 async def reconcile_bootstrap_data(scope: MachineScope) -> Wait | None:
     """Wait for what the data needs, then read or make the Secret; keep the join token alive."""
+    if scope.superseded:
+        return Wait("WaitingForRestore", "this control plane is replaced by one that begins with a snapshot")
     if scope.bootstrapped:
         return None
     cluster = scope.cluster
@@ -99,7 +104,7 @@ async def _ensure_address(scope: MachineScope) -> str | None:
 
 
 def build_user_data_for(scope: MachineScope, pki: ClusterPki, node_address: str | None) -> bytes:
-    """The machine's user-data; the same bytes for the same cluster, machine, PKI and address."""
+    """The machine's user-data; the same bytes for the same cluster, machine, PKI and address, unless it is restored."""
     cluster = scope.cluster
     if cluster is None or cluster.status.endpoint is None:
         raise TransientError("the cluster has no endpoint yet")
@@ -112,7 +117,15 @@ def build_user_data_for(scope: MachineScope, pki: ClusterPki, node_address: str 
         token=derive_token(pki, scope.ref.uid),
         joins=not scope.initializes,
         node_address=node_address,
+        serving=_issue_serving(scope, cluster, pki) if scope.machine.spec.bootstrap.restore is not None else None,
     )
+
+
+def _issue_serving(scope: MachineScope, cluster: NestedCluster, pki: ClusterPki) -> KeyPair:
+    """What the guest shows of itself until its API server has a certificate: all the names that lead to it."""
+    endpoint, access = cluster.status.endpoint, cluster.status.access
+    known = [*([endpoint.host] if endpoint is not None else []), *([access.server_name] if access is not None else [])]
+    return issue_server(pki.ca, common_name="capn-restore", sans=known, now=scope.deps.now(), valid=SERVING_VALID)
 
 
 def derive_token(pki: ClusterPki, machine_uid: str) -> str:

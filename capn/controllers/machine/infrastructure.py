@@ -40,8 +40,8 @@ def refuse_second_life(scope: MachineScope) -> None:
     """A VM that was a node and is gone is not made again under the same machine: its disk held the node's state."""
     if scope.initializes and scope.cluster_initialized:
         raise TerminalError(
-            "the only control plane's VM no longer exists at the hypervisor; a new one would begin an empty cluster,"
-            " and restoring from a backup is not supported yet: delete the NestedCluster and make it anew",
+            "the only control plane's VM no longer exists at the hypervisor; a new one would begin an empty cluster:"
+            " the NestedCluster's conditions say whether a snapshot of etcd is restored, or why not",
             reason="ControlPlaneLost",
         )
     if scope.bootstrapped:

@@ -13,13 +13,16 @@ from capn.controllers.child_pool import Child
 from capn.controllers.machine.bootstrap_data import revoke_token
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.phases import Wait
-from capn.errors import TerminalError, TransientError
+from capn.errors import TerminalError, TransientError, UnreachableError
 
 POLL_S = 15.0
 
 
 async def reconcile_node(scope: MachineScope) -> Wait | None:
     """Find the node by the watch, check that it is ours, release the bootstrap, then report its health."""
+    if scope.restoring:
+        # An error, so that the condition becomes Unknown: nobody knows how the node is, so it is not replaced.
+        raise UnreachableError("the child is being restored from a snapshot of its etcd", reason="Restoring")
     if not scope.cluster_initialized:
         return Wait("WaitingForControlPlane", "the child's API is not initialized yet", POLL_S)
     scope.child = child = await open_child(scope)

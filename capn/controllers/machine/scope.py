@@ -94,6 +94,20 @@ class MachineScope:
         return first and (not self.cluster_initialized or self.stands_alone)
 
     @property
+    def restoring(self) -> bool:
+        """Whether the cluster is being restored, so that there is no child to be asked."""
+        return (
+            self.cluster is not None and self.cluster.status.restore is not None and self.cluster.status.restore.active
+        )
+
+    @property
+    def superseded(self) -> bool:
+        """Whether this is a control plane of before the restore that goes on: it must not begin anything."""
+        restore = self.cluster.status.restore if self.cluster is not None else None
+        mine = restore is not None and self.machine.spec.bootstrap.restore == restore.started_at
+        return self.is_control_plane and self.restoring and not mine
+
+    @property
     def is_control_plane(self) -> bool:
         """Whether this machine has an API server and an etcd member."""
         return self.machine.spec.role == names.ROLE_CONTROL_PLANE
@@ -121,4 +135,10 @@ class MachineScope:
         if running is None or running.status != "True":
             return None
         start = datetime.fromisoformat(running.last_transition_time)
+        if (restore := self.cluster.status.restore if self.cluster is not None else None) is not None and (
+            self.machine.spec.bootstrap.restore == restore.started_at
+        ):
+            if restore.uploaded_at is None:
+                return None  # it waits for us
+            start = max(start, datetime.fromisoformat(restore.uploaded_at))
         return start + timedelta(seconds=self.deps.bootstrap_timeout_s)

@@ -9,9 +9,16 @@ from capn import names
 from capn.api.cluster import Endpoint, NestedCluster
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import Taint
-from capn.build.cloudinit import BootstrapMode, UserDataInput, build_user_data
-from capn.build.kubeadm import ClusterConfigInput, JoinInput, NodeInput, build_init_config, build_join_config
-from capn.build.pki import ClusterPki, ca_cert_hash
+from capn.build.cloudinit import BootstrapMode, RestoreInput, UserDataInput, build_user_data
+from capn.build.kubeadm import (
+    ClusterConfigInput,
+    JoinInput,
+    NodeInput,
+    build_init_config,
+    build_join_config,
+    find_advertised,
+)
+from capn.build.pki import ClusterPki, KeyPair, ca_cert_hash
 
 
 def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
@@ -24,8 +31,13 @@ def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
     token: str,
     joins: bool,
     node_address: str | None = None,
+    serving: KeyPair | None = None,
 ) -> bytes:
-    """User-data of the machine, which initializes the cluster or `joins` it, with a `token` of its own."""
+    """User-data of the machine, which initializes the cluster or `joins` it, with a `token` of its own.
+
+    With `serving`, a certificate for the cluster's endpoint, it waits for a snapshot and begins with that.
+    """
+    virtual = endpoint.virtual is True
     mode = compute_mode(machine, joins=joins)
     node = NodeInput(
         name=machine.metadata.name,
@@ -57,7 +69,10 @@ def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
             kubeadm_config=config,
             pki=None if mode is BootstrapMode.JOIN_WORKER else pki,
             node_address=node_address,
-            holds_endpoint=endpoint.virtual is True and mode is not BootstrapMode.JOIN_WORKER,
+            holds_endpoint=virtual and mode is not BootstrapMode.JOIN_WORKER,
+            restore=None
+            if serving is None
+            else RestoreInput(serving, find_advertised(node_address, endpoint_host=endpoint.host, is_virtual=virtual)),
         )
     )
 

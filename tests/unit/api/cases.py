@@ -201,6 +201,31 @@ CLUSTERS = (
         "larger network",
     ),
     Refused("unknown power state", {"powerState": "Asleep"}, "spec.powerState", "On"),
+    Refused("a store of none", {"restoreFrom": {}}, "spec.restoreFrom.store", ""),
+    Refused(
+        "a snapshot elsewhere",
+        {"restoreFrom": {"store": "a", "snapshot": "../../b/c1/20261127T030000Z-0a1b2c3d"}},
+        "spec.restoreFrom.snapshot",
+        "",
+    ),
+    Refused(
+        "no snapshot's name",
+        {"restoreFrom": {"store": "a", "snapshot": "latest"}},
+        "spec.restoreFrom.snapshot",
+        "without ending",
+    ),
+    Refused(
+        "a cluster elsewhere",
+        {"restoreFrom": {"store": "a", "cluster": "b/c"}},
+        "spec.restoreFrom.cluster",
+        "lower case",
+    ),
+    Refused(
+        "a claim that begins with a snapshot",
+        {"claim": {"path": "team/a"}, "restoreFrom": {"store": "a"}},
+        "spec.restoreFrom",
+        "by the child",
+    ),
     Refused(
         "a claim that is off",
         {"claim": {"path": "team/a"}, "powerState": "Off"},

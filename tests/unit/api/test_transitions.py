@@ -33,6 +33,10 @@ CASES: tuple[tuple[str, dict[str, Any], dict[str, Any], str | None], ...] = (
     ("nesting gone", {"nesting": {"enabled": True}}, {}, "spec.nesting"),
     ("a claim more", {}, {"claim": {"path": "a/b"}}, "spec"),
     ("another claim", {"claim": {"path": "a/b"}}, {"claim": {"path": "a/c"}}, "spec"),
+    ("a snapshot to begin with", {}, {"restoreFrom": {"store": "a"}}, "spec.restoreFrom"),
+    ("another snapshot", {"restoreFrom": {"store": "a"}}, {"restoreFrom": {"store": "b"}}, "spec.restoreFrom"),
+    ("no snapshot any more", {"restoreFrom": {"store": "a"}}, {}, "spec.restoreFrom"),
+    ("the same snapshot", {"restoreFrom": {"store": "a"}}, {"restoreFrom": {"store": "a"}, "paused": True}, None),
     ("power", {}, {"powerState": "Off"}, None),
     ("more workers", {"workers": [{"name": "a"}]}, {"workers": [{"name": "b"}, {"name": "a", "replicas": 3}]}, None),
 )

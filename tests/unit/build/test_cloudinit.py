@@ -11,13 +11,20 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capn.build.cloudinit import KUBEADM_CONFIG_PATH, BootstrapMode, build_meta_data, build_user_data
+from capn.build.cloudinit import (
+    KUBEADM_CONFIG_PATH,
+    BootstrapMode,
+    RestoreInput,
+    build_meta_data,
+    build_user_data,
+    read_guest_program,
+)
 from capn.build.diagnosis import diagnose
 from capn.build.pki import generate_pki
 from capn.build.report import Report, ReportParser, ReportState
 from capn.errors import InvalidSpecError
 from tests.unit.build.guest_sandbox import end_session, wait_until
-from tests.unit.build.samples import NOW, make_user_data_input
+from tests.unit.build.samples import NOW, make_fixed_pair, make_user_data_input
 
 
 def load(mode: BootstrapMode, **fields: object) -> dict[str, Any]:
@@ -168,3 +175,24 @@ def test_meta_data_is_one_instance_a_machine() -> None:
     assert yaml.safe_load(build_meta_data("uid-1", "demo-cp-0")) == {
         "instance-id": "uid-1", "local-hostname": "demo-cp-0", "dsmode": "local"
     }  # fmt: skip
+
+
+def test_a_machine_that_is_restored_gets_what_it_receives_the_snapshot_with() -> None:
+    restore = RestoreInput(make_fixed_pair("serving"), "10.89.0.10")
+    files = files_of(load(BootstrapMode.INIT, restore=restore))
+    assert files["/usr/local/lib/capn/receive.py"]["content"] == read_guest_program("receive.py")
+    assert files["/etc/capn/receive.crt"]["content"] == restore.serving.cert_pem.decode()
+    assert files["/etc/capn/receive.key"]["permissions"] == "0600"
+    environment = files["/etc/capn/bootstrap.env"]["content"].splitlines()
+    assert environment[-3:] == ["CAPN_RESTORE=yes", "CAPN_NODE_NAME=demo-cp-0", "CAPN_ADVERTISE_ADDRESS=10.89.0.10"]
+    own = files_of(load(BootstrapMode.INIT, restore=RestoreInput(restore.serving, None)))
+    assert own["/etc/capn/bootstrap.env"]["content"].endswith("\nCAPN_ADVERTISE_ADDRESS=\n")
+    plain = files_of(load(BootstrapMode.INIT))
+    assert not [path for path in plain if "receive" in path]
+    assert "CAPN_RESTORE" not in plain["/etc/capn/bootstrap.env"]["content"]
+
+
+def test_only_the_machine_that_initializes_the_cluster_is_restored() -> None:
+    restore = RestoreInput(make_fixed_pair("serving"), None)
+    with pytest.raises(ValueError, match="initializes"):
+        build_user_data(make_user_data_input(BootstrapMode.JOIN_CONTROL_PLANE, restore=restore))

@@ -9,6 +9,8 @@ from capn.build.report import Report, ReportState
 
 CASES = [
     ("write /var/lib/etcd/x: no space left on device", "DiskFull"),
+    ("Error: expected sha256 [1 2 3], got [4 5 6]", "RestoreFailed"),
+    ("/usr/local/lib/capn/bootstrap.sh: 154: etcdutl: not found", "RestoreFailed"),
     ("Error: unknown flag: --no-such-flag", "InvalidArgument"),
     ("2026-11-23T13:00:00.123456789Z stderr F flag provided but not defined: -no-such-flag", "InvalidArgument"),
     (
