@@ -59,6 +59,10 @@ SECRET_TYPE_ADDON = f"{GROUP}/addon"
 ANNOTATION_RENEW_AFTER = f"{GROUP}/renew-after"
 # On a cluster, by its user: take a snapshot of etcd now; a value that is new asks once more.
 ANNOTATION_BACKUP_NOW = f"{GROUP}/backup-now"
+# On a node in a child, by its own kubelet: the Kubernetes version of its machine, and so of its container images.
+LABEL_VERSION = f"{GROUP}/kubernetes-version"
+# On a DaemonSet beside kubeadm's kube-proxy, and its pods, during an upgrade: the version of the nodes that it serves.
+LABEL_KUBE_PROXY = f"{GROUP}/kube-proxy"
 CHILD_ACCOUNT = "child"
 CHILD_ROLE = "capn-child"
 SYSTEM_NAMESPACE = "capn-system"
