@@ -37,6 +37,7 @@ class ClusterCondition(StrEnum):
     SCALING_ACCEPTED = "ScalingAccepted"
     POWERED_OFF = "PoweredOff"
     BACKUP_READY = "BackupReady"
+    UPGRADED = "Upgraded"
     DELETING = "Deleting"
 
 

@@ -1,9 +1,9 @@
 """CoreDNS of a child during and after an upgrade: its pods are where their image is, and there are never none.
 
-A node has only its own version's container images. So CoreDNS goes to the new version with the first node that has it:
-the Deployment asks for nodes of the new version by their label and takes no old pod away before a new one is ready. When
-all nodes are of one version, it is kubeadm's again. The Corefile stays: kubeadm's is the same in 1.36 and 1.37, and
-between their CoreDNS versions no option was taken away. Role: pure. Inputs: the Deployment as the child has it
+A node has only its own version's container images. So CoreDNS changes with the first node of the new version: the
+Deployment asks for such nodes by their label, and no old pod is taken away before a new one is ready. When all nodes
+are of one version, it is kubeadm's again. The Corefile stays: kubeadm's is the same in 1.36 and 1.37, and between their
+versions of CoreDNS no option was taken away. Role: pure. Inputs: the Deployment as the child has it
 (untrusted). Must not: touch a CoreDNS that is not of a version that kubeadm names.
 """
 

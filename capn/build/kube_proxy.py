@@ -3,8 +3,8 @@
 A node has only its own version's container images and there need be no registry, so one DaemonSet cannot serve nodes of
 two versions. kubeadm's keeps the nodes that it has; for each other version there is one beside it, on the nodes that
 say by their label that they are of it. When all nodes are of one version, kubeadm's DaemonSet takes it on and the
-others go. Role: pure. Inputs: DaemonSets as the child has them (untrusted), versions of machines; output: a `ProxyStep`.
-Must not: touch a kube-proxy that is not kubeadm's, or start a pod of kubeadm's anew on a node that stays old.
+others go. Role: pure. Inputs: DaemonSets as the child has them (untrusted) and versions of machines; output: a
+`ProxyStep`. Must not: touch a kube-proxy that is not kubeadm's, or start one of kubeadm's pods anew on an old node.
 """
 
 from __future__ import annotations
@@ -69,16 +69,13 @@ def build_extra_name(version: str) -> str:
 
 
 def build_extra(main: Json, version: str, *, local: bool) -> dict[str, Any]:
-    """kubeadm's DaemonSet for the nodes of `version` only.
+    """A copy of kubeadm's DaemonSet for the nodes of `version` only.
 
     `local`: it asks its own node's API server. While control planes are of two versions, the endpoint leads to older
     ones too, and a kube-proxy may not be newer than the API server that it talks to (the version skew policy).
     """
-    spec = copy.deepcopy({key: main["spec"][key] for key in ("template",)})
     labels = {"k8s-app": NAME, EXTRA_SELECTOR: version}
-    template = spec["template"]
-    template["metadata"] = {"labels": labels}
-    pod = template["spec"]
+    pod = copy.deepcopy(main["spec"]["template"]["spec"])
     pod.pop("affinity", None)
     pod["nodeSelector"] = {**(pod.get("nodeSelector") or {}), names.LABEL_VERSION: version}
     container = next(one for one in pod["containers"] if one["name"] == NAME)
@@ -91,7 +88,11 @@ def build_extra(main: Json, version: str, *, local: bool) -> dict[str, Any]:
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
         "metadata": {"name": build_extra_name(version), "namespace": NAMESPACE, "labels": labels},
-        "spec": {"selector": {"matchLabels": labels}, "updateStrategy": {"type": "RollingUpdate"}, **spec},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "updateStrategy": {"type": "RollingUpdate"},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
     }
 
 
@@ -99,11 +100,8 @@ def is_rolled_out(daemon_set: Json) -> bool:
     """Whether every node that shall run it runs its present form."""
     status, meta = daemon_set.get("status") or {}, daemon_set["metadata"]
     desired = status.get("desiredNumberScheduled", 0)
-    return (
-        status.get("observedGeneration", 0) >= meta.get("generation", 0)
-        and status.get("updatedNumberScheduled", 0) == desired
-        and status.get("numberAvailable", 0) == desired
-    )
+    seen = bool(status.get("observedGeneration", 0) >= meta.get("generation", 0))
+    return seen and desired == status.get("updatedNumberScheduled", 0) == status.get("numberAvailable", 0)
 
 
 def _settle(main: Json, found: Mapping[str, Json], version: str) -> ProxyStep:

@@ -30,6 +30,7 @@ class GuestPlan:
     token: str = field(repr=False)
     taints: tuple[dict[str, Any], ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    version: str = ""  # what `kubeadm init` is told; a join reads it from the child
 
 
 def read_user_data(user_data: bytes) -> GuestPlan:
@@ -59,7 +60,15 @@ def _read_kubeadm(documents: list[Any]) -> GuestPlan:
         token=(join["discovery"]["bootstrapToken"] if join else made[0])["token"],
         taints=tuple(registration.get("taints") or ()),
         labels=_parse_labels(arguments.get("node-labels", "")),
+        version=str(by_kind.get("ClusterConfiguration", {}).get("kubernetesVersion", "")),
     )
+
+
+def read_recorded_version(config_map: dict[str, Any]) -> str:
+    """The version in kubeadm's own record, as a join reads it; empty when there is none."""
+    text = (config_map.get("data") or {}).get("ClusterConfiguration", "")
+    config = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, compiled
+    return str(config.get("kubernetesVersion", "")) if isinstance(config, dict) else ""
 
 
 def _parse_labels(text: str) -> dict[str, str]:

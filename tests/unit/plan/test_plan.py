@@ -118,8 +118,10 @@ REFUSED: tuple[tuple[str, dict[str, Any], str, Judge, str], ...] = (
         Judge.RULE,
         "cannot be changed",
     ),
-    ("a step back", BASE | {"version": "v1.37.1"}, "spec.version", Judge.RULE, "older version"),
-    ("what this version cannot", BASE | {"version": "v1.37.3"}, "spec.version", Judge.CONTROLLER, "not supported yet"),
+    ("two steps back", BASE | {"version": "v1.35.9"}, "spec.version", Judge.RULE, "older version"),
+    ("a step back", BASE | {"version": "v1.37.1"}, "spec.version", Judge.CONTROLLER, "never go back"),
+    ("an unknown minor", BASE | {"version": "v1.38.0"}, "spec.version", Judge.CONTROLLER, "upgrade capn first"),
+    ("two minors", BASE | {"version": "v1.39.0"}, "spec.version", Judge.RULE, "one minor version at a time"),
 )
 
 
