@@ -21,15 +21,17 @@ from capn.errors import CapnError
 Json = Mapping[str, Any]
 NAME, NAMESPACE = "kubeadm-config", "kube-system"
 _KEY = "ClusterConfiguration"
-_LIMIT = 256 << 10
-_VERSION = re.compile(r"v1\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})")
+_LIMIT = 64 << 10
+_MAX_DEPTH = 16
+# As kubeadm writes it. It is read in every reconcile, so not by way of YAML.
+_VERSION = re.compile(r"^kubernetesVersion: (v1\.(?:0|[1-9][0-9]{0,2})\.(?:0|[1-9][0-9]{0,2}))$", re.MULTILINE)
 
 
 def read_version(config_map: Json) -> str | None:
     """The version that kubeadm has recorded; None when there is none that could be one."""
-    document = _read(config_map)
-    version = None if document is None else document.get("kubernetesVersion")
-    return version if isinstance(version, str) and _VERSION.fullmatch(version) else None
+    text = _text(config_map)
+    found = None if text is None else _VERSION.search(text)
+    return None if found is None else found[1]
 
 
 def build_version_patch(config_map: Json, version: str) -> dict[str, Any]:
@@ -51,14 +53,31 @@ def build_version_patch(config_map: Json, version: str) -> dict[str, Any]:
 
 
 def _read(config_map: Json) -> dict[str, Any] | None:
-    text = (config_map.get("data") or {}).get(_KEY)
-    if not isinstance(text, str) or len(text) > _LIMIT:
-        return None
+    text = _text(config_map)
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
+        if text is None or not _is_plain(text):
+            return None
+        document = yaml.load(text, Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, ValueError):
         return None
     return document if isinstance(document, dict) else None
+
+
+def _text(config_map: Json) -> str | None:
+    text = (config_map.get("data") or {}).get(_KEY)
+    return text if isinstance(text, str) and len(text) <= _LIMIT else None
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it has no anchors (exponential expansion) and no deep nesting (recursion)."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            return False
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            return False
+    return True
 
 
 def _pin(document: dict[str, Any], path: tuple[str, ...], tag: str) -> None:

@@ -256,9 +256,15 @@ def _phase(conditions: ConditionSet, *, failed: bool) -> str:
 def _set_upgraded(conditions: ConditionSet, scope: ClusterScope, progress: Progress) -> bool:
     """Say of a cluster that has been upgraded, or shall be, how far that is; of others the condition says nothing."""
     known = find(scope.cluster.status.conditions, ClusterCondition.UPGRADED)
-    if known is None and progress.outcomes.get(ClusterCondition.UPGRADED) is None:
+    kind, outcomes = ClusterCondition.UPGRADED, progress.outcomes
+    if outcomes.get(kind) is not None:
+        _set_phased(conditions, kind, scope, progress)
+    elif known is None:
         return False
-    _set_phased(conditions, ClusterCondition.UPGRADED, scope, progress)
+    elif kind in outcomes:
+        conditions.set(kind, "True", DONE_REASON[kind], f"all machines are of {scope.cluster.spec.version}")
+    else:  # an earlier phase failed just now
+        conditions.set(kind, known.status, known.reason, known.message)
     return True
 
 

@@ -53,7 +53,6 @@ async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
         return Wait(state.stage.value, state.describe(), after_s, blocks=False)
     if waits or scope.dns_waits:
         return Wait(Stage.ADDONS.value, "; ".join(filter(None, (waits, scope.dns_waits))), POLL_S, blocks=False)
-    scope.notices[ClusterCondition.UPGRADED] = ("Upgraded", f"all machines are of {state.version}")
     return None
 
 
