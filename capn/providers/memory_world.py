@@ -118,6 +118,8 @@ class MemoryWorld:
         self.deaf: set[str] = set()
         self.silent_nodes: set[str] = set()
         self.down = False
+        # Whether control planes hold the endpoint among themselves, as on libvirt; else nothing is said of it.
+        self.virtual_endpoints = False
 
     def add_cluster(self, ref: ClusterRef) -> SimulatedCluster:
         """A network and an empty child for the cluster."""
