@@ -105,7 +105,7 @@ class Workloads:
         """Pods go with their node, and with their DaemonSet."""
         owners = {item["metadata"]["uid"] for item in (await self.api.list(DAEMON_SET, namespace=SYSTEM)).items}
         for pod in (await self.api.list(POD, namespace=SYSTEM)).items:
-            owner = next(iter(pod["metadata"].get("ownerReferences", ())), {})
+            owner: Json = next(iter(pod["metadata"].get("ownerReferences", ())), {})
             orphaned = owner.get("kind") == "DaemonSet" and owner["uid"] not in owners
             if orphaned or (pod["spec"].get("nodeName") and pod["spec"]["nodeName"] not in nodes):
                 await self._delete(pod)

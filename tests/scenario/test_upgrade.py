@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from capn import names
-from capn.api.resources import CONFIG_MAP, DAEMON_SET, DEPLOYMENT, NESTED_MACHINE, NODE, POD
+from capn.api.resources import CONFIG_MAP, DAEMON_SET, DEPLOYMENT, NESTED_CLUSTER, NESTED_MACHINE, NODE, POD
+from capn.build.kube_proxy import build_extra
 from capn.build.kubeadm_record import read_version
 from capn.controllers.cluster import control_planes, upgrade
 from capn.kube.memory import MemoryKubeClient
+from capn.providers.memory import MemoryProvider
 from capn.providers.memory_etcd import SimulatedEtcd
-from tests.harness.kubeadm_addons import COREDNS, Workloads, image_of, running_addons
+from tests.harness.faults import Call, Fault, FaultyKubeClient
+from tests.harness.kubeadm_addons import COREDNS, Workloads, build_dns, build_proxy, image_of, running_addons
 from tests.harness.pools import child_of
 from tests.harness.scenario import NAMESPACE_NAME, Scenario, running_scenario
 
@@ -233,6 +236,74 @@ async def test_a_controller_that_dies_again_and_again_goes_on(replicas: int) -> 
         await is_at_rest(scenario, child)
 
 
+class Deaths:
+    """Each life of the controller ends at a write of a step, in the child or here: after the first, or before the second."""
+
+    def __init__(self, when: Any) -> None:
+        self._when = when
+        self._clients: list[FaultyKubeClient] = []
+        self.count = 0
+        self.begin()
+
+    def begin(self) -> None:
+        self._left = 1 if self._when == "crash_before" else 0
+        self._clients.clear()
+
+    def wrap(self, client: Any) -> FaultyKubeClient:
+        faulty = FaultyKubeClient(client, [Fault(self._when, self._hits)])
+        self._clients.append(faulty)
+        return faulty
+
+    @property
+    def came(self) -> bool:
+        return any(client.crashed for client in self._clients)
+
+    def _hits(self, call: Call) -> bool:
+        here = call.resource == NESTED_MACHINE and call.verb in {"create", "delete"}
+        if not here and call.resource not in {DAEMON_SET, DEPLOYMENT, CONFIG_MAP}:
+            return False
+        self._left -= 1
+        self.count += self._left == -1
+        return self._left == -1
+
+
+@pytest.mark.parametrize("when", ["crash_before", "crash_after"])
+async def test_it_goes_on_from_each_write(when: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_scenario() as scenario:
+        child = await create(scenario, workers=1)
+        deaths, inner = Deaths(when), MemoryProvider.open_child
+
+        async def open_child(self: MemoryProvider, *arguments: Any) -> Any:
+            return deaths.wrap(await inner(self, *arguments))
+
+        async def is_done() -> bool:
+            return (await scenario.condition("c1", "Upgraded")).get("status") == "True"
+
+        async def has_died_or_is_done() -> bool:
+            return deaths.came or await is_done()
+
+        async with running_addons(child, OLD), watched(scenario, child, NEW) as seen:
+            await scenario.kill()
+            monkeypatch.setattr(MemoryProvider, "open_child", open_child)
+            await scenario.patch("c1", {"version": NEW})
+            while not await is_done():
+                deaths.begin()
+                await scenario.start(deaths.wrap(scenario.api))
+                await scenario.until(has_died_or_is_done, limit_s=LIMIT_S)
+                await scenario.kill()
+                assert deaths.count < 40
+            monkeypatch.setattr(MemoryProvider, "open_child", inner)
+            await scenario.start()
+            await has_settled(scenario, NEW)
+        assert deaths.count >= 5
+        seen.are_in_order(
+            "kubeadm-config", "first new control plane", "last old control plane left", "first new worker"
+        )
+        assert seen.most_planes == 2
+        await is_plain(child, NEW)
+        await is_at_rest(scenario, child)
+
+
 async def test_a_new_control_plane_that_dies_in_the_middle_is_replaced_by_a_new_one(scenario: Scenario) -> None:
     child = await create(scenario, replicas=3)
     async with watched(scenario, child, NEW):
@@ -391,6 +462,36 @@ async def test_what_the_user_has_in_their_place_is_left_alone(scenario: Scenario
     found = [*(await child.list(DAEMON_SET, namespace=SYSTEM)).items, *(await child.list(DEPLOYMENT)).items]
     assert {item["metadata"].get("generation") for item in found} <= {1}
     assert [item["metadata"]["name"] for item in found] == (["kube-proxy", "coredns"] if image else [])
+
+
+async def test_a_new_cluster_knows_of_no_upgrade_while_its_dns_starts(scenario: Scenario) -> None:
+    uid = (await scenario.create(version=NEW))["metadata"]["uid"]
+    await scenario.until(lambda: scenario.find_api(uid) is not None)
+    await scenario.api_of(uid).as_manager("kubeadm").create(DEPLOYMENT, build_dns(NEW))
+    await scenario.ready()
+    assert await scenario.condition("c1", "Upgraded") == {}
+
+
+async def test_what_an_upgrade_left_is_put_right_though_the_status_was_lost(scenario: Scenario) -> None:
+    child = await create(scenario)
+    await scenario.kill()
+    async with running_addons(child, OLD):
+        left = build_extra(build_proxy(OLD), NEW, local=False)
+        await child.as_manager("capn").create(DAEMON_SET, left)
+        await scenario.api.as_manager("kubectl").merge_patch(
+            NESTED_CLUSTER, "c1", NAMESPACE_NAME, {"metadata": {"annotations": {"test/woken": "1"}}}
+        )
+        cluster = await scenario.cluster()
+        assert cluster is not None
+        lost = {"apiVersion": names.API_VERSION, "kind": "NestedCluster", "metadata": cluster["metadata"]}
+        await scenario.api.apply(NESTED_CLUSTER, lost | {"status": {}}, subresource="status")
+        await scenario.start()
+
+        async def is_gone() -> bool:
+            return await child.get(DAEMON_SET, left["metadata"]["name"], SYSTEM) is None
+
+        await scenario.until(is_gone)
+    await is_plain(child, OLD)
 
 
 def test_the_double_can_fail() -> None:

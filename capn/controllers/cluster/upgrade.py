@@ -38,13 +38,17 @@ async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
     spec = scope.cluster.spec
     recorded = None if scope.kubeadm_config is None else kubeadm_record.read_version(scope.kubeadm_config)
     state = scope.upgrade = read_state(spec.version, recorded, scope.control_planes(), scope.workers())
-    if state.is_settled and not _may_be_unfinished(scope):
+    known = find(scope.cluster.status.conditions, ClusterCondition.UPGRADED)
+    # Nothing is known of a cluster that is new, or whose status was lost: what an upgrade may have left is put right.
+    is_unknown = scope.cluster.status.version is None
+    is_unfinished = not state.is_settled or (known is not None and known.status != "True")
+    if not is_unfinished and not is_unknown:
         return None
     child = _require_child(scope)
     if not state.has_begun and (obstacle := await _find_obstacle(scope, state, child)) is not None:
         return obstacle
     waits = await _reconcile_proxy(child.client, state)
-    scope.dns_waits = await _reconcile_dns(child.client, state)
+    scope.dns_waits = await _reconcile_dns(child.client, state, waits=is_unfinished)
     if not state.has_begun:
         await _begin(scope, state, child.client)
         state = scope.upgrade = replace(state, recorded=state.version)
@@ -54,13 +58,6 @@ async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
     if waits or scope.dns_waits:
         return Wait(Stage.ADDONS.value, "; ".join(filter(None, (waits, scope.dns_waits))), POLL_S, blocks=False)
     return None
-
-
-def _may_be_unfinished(scope: ClusterScope) -> bool:
-    """Whether the add-ons may be half changed: an upgrade was not concluded, or nothing is known of the cluster."""
-    status = scope.cluster.status
-    said = find(status.conditions, ClusterCondition.UPGRADED)
-    return status.version is None or (said is not None and said.status != "True")
 
 
 def _require_child(scope: ClusterScope) -> Child:
@@ -144,13 +141,13 @@ async def _reconcile_proxy(client: KubeClient, state: UpgradeState) -> str:
     return step.waits
 
 
-async def _reconcile_dns(client: KubeClient, state: UpgradeState) -> str | None:
-    """CoreDNS goes where its image is. How far it is, or None when it is done."""
+async def _reconcile_dns(client: KubeClient, state: UpgradeState, *, waits: bool) -> str | None:
+    """CoreDNS goes where its image is. How far a change is, or None when it is done or nothing was to change."""
     live = await client.get(DEPLOYMENT, coredns.NAME, coredns.NAMESPACE)
     patch = coredns.compute_dns_patch(live, versions=(*state.planes, *state.workers), version=state.version)
     if patch is not None:
         live = await client.merge_patch(DEPLOYMENT, coredns.NAME, coredns.NAMESPACE, patch)
-    return coredns.describe_rollout(live)
+    return coredns.describe_rollout(live) if waits or patch is not None else None
 
 
 async def _begin(scope: ClusterScope, state: UpgradeState, client: KubeClient) -> None:

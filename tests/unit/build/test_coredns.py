@@ -13,7 +13,7 @@ OLD, NEW, PATCH = "v1.36.3", "v1.37.2", "v1.36.4"
 KEY = names.LABEL_VERSION
 
 
-def dns(tag: str = "v1.14.2", *, pinned: str | None = None, **status: int) -> dict[str, Any]:
+def dns(tag: str = "v1.14.2", *, pinned: str | None = None, status: dict[str, int] | None = None) -> dict[str, Any]:
     pod = {
         "nodeSelector": {"os": "linux", **({KEY: pinned} if pinned else {})},
         "containers": [{"name": "coredns", "image": f"r.test/coredns/coredns:{tag}"}, {"name": "x", "image": "y"}],
@@ -21,7 +21,7 @@ def dns(tag: str = "v1.14.2", *, pinned: str | None = None, **status: int) -> di
     return {
         "metadata": {"name": "coredns", "uid": "u", "resourceVersion": "7", "generation": 2},
         "spec": {"replicas": 2, "template": {"spec": pod}},
-        "status": status,
+        "status": status or {},
     }
 
 
@@ -81,5 +81,5 @@ def test_an_unknown_minor_changes_nothing() -> None:
     ],
 )
 def test_how_far_it_is(status: dict[str, int], words: str | None) -> None:
-    found = describe_rollout(dns("v1.14.6", **status))
+    found = describe_rollout(dns("v1.14.6", status=status))
     assert found is None if words is None else words in str(found)

@@ -13,7 +13,7 @@ OLD, NEW, NEWER = "v1.36.3", "v1.37.2", "v1.37.3"
 KEY = names.LABEL_VERSION
 
 
-def proxy(version: str = OLD, *, name: str = "kube-proxy", affinity: Any = None, **status: Any) -> dict[str, Any]:
+def proxy(version: str = OLD, *, name: str = "kube-proxy", affinity: Any = None, status: Any = None) -> dict[str, Any]:
     container = {"name": "kube-proxy", "image": f"r.test/kube-proxy:{version}", "command": ["kube-proxy"], "env": []}
     pod: dict[str, Any] = {"containers": [{"name": "other", "image": "x"}, container], "nodeSelector": {"os": "linux"}}
     if affinity is not None:
@@ -21,7 +21,7 @@ def proxy(version: str = OLD, *, name: str = "kube-proxy", affinity: Any = None,
     return {
         "metadata": {"name": name, "uid": "u", "resourceVersion": "7", "generation": 2},
         "spec": {"template": {"metadata": {"labels": {}}, "spec": pod}},
-        "status": status,
+        "status": status or {},
     }
 
 
@@ -92,9 +92,9 @@ def test_kubeadms_takes_over_and_then_the_other_goes() -> None:
     assert changed["affinity"] is None
     assert [one["image"] for one in changed["containers"]] == ["x", f"r.test/kube-proxy:{NEW}"]
     assert first.patch["spec"]["updateStrategy"]["type"] == "RollingUpdate"
-    waiting = step(proxy(NEW, **(ROLLED | {"numberAvailable": 2})), extra, planes=(NEW,))
+    waiting = step(proxy(NEW, status=ROLLED | {"numberAvailable": 2}), extra, planes=(NEW,))
     assert (waiting.patch, waiting.delete, bool(waiting.waits)) == (None, (), True)
-    assert step(proxy(NEW, **ROLLED), extra, planes=(NEW,)) == ProxyStep(delete=(f"kube-proxy-{NEW}",))
+    assert step(proxy(NEW, status=ROLLED), extra, planes=(NEW,)) == ProxyStep(delete=(f"kube-proxy-{NEW}",))
     assert step(proxy(NEW), planes=(NEW,)) == ProxyStep()
 
 
@@ -135,6 +135,6 @@ def test_one_that_is_not_kubeadms_is_left_alone(main: Any) -> None:
 
 def test_what_rolled_out_means() -> None:
     assert read_tag(proxy()) == OLD
-    assert is_rolled_out(proxy(**ROLLED))
-    assert not is_rolled_out(proxy(**(ROLLED | {"observedGeneration": 1})))
+    assert is_rolled_out(proxy(status=ROLLED))
+    assert not is_rolled_out(proxy(status=ROLLED | {"observedGeneration": 1}))
     assert not is_rolled_out(proxy())
