@@ -81,8 +81,8 @@ golden: sync ## Rewrite the golden files
 	@$(PY) -m pytest tests/golden --snapshot-update $(PYTEST_ARGS)
 
 .PHONY: parts
-parts: sync ## Build the third-party programs that are missing in the cache
-	@$(PY) -m capn parts build
+parts: sync ## Build the third-party programs that are missing in the cache (VERSION=v1.37.2)
+	@$(PY) -m capn parts build --version $(VERSION)
 
 .PHONY: image
 image: parts ## Build the node image (VERSION=v1.37.2) if it is missing in the cache

@@ -65,6 +65,10 @@ ANNOTATION_RENEW_AFTER = f"{GROUP}/renew-after"
 ANNOTATION_BACKUP_NOW = f"{GROUP}/backup-now"
 # On a cluster, by people, "true": nothing is restored without being asked when its control plane is lost.
 ANNOTATION_SKIP_RESTORE = f"{GROUP}/skip-restore"
+# On a node in a child, by its own kubelet: the Kubernetes version of its machine, and so of its container images.
+LABEL_VERSION = f"{GROUP}/kubernetes-version"
+# On a DaemonSet beside kubeadm's kube-proxy, and its pods, during an upgrade: the version of the nodes that it serves.
+LABEL_KUBE_PROXY = f"{GROUP}/kube-proxy"
 CHILD_ACCOUNT = "child"
 CHILD_ROLE = "capn-child"
 SYSTEM_NAMESPACE = "capn-system"

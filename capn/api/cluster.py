@@ -332,7 +332,9 @@ class NestedClusterStatus(Model):
     )
     endpoint: Endpoint | None = Field(default=None, description="Where the child's API server answers.")
     access: Access | None = Field(default=None, description="The way to it without a route to its network, if any.")
-    version: str | None = Field(default=None, max_length=32, description="Version that the child's API server reports.")
+    version: str | None = Field(
+        default=None, max_length=32, description="Kubernetes version that all control planes have."
+    )
     machines: MachineCounts | None = Field(default=None, description="Counts over all machines.")
     control_plane: MachineCounts | None = Field(default=None, description="Counts of control-plane machines.")
     workers: MachineCounts | None = Field(default=None, description="Counts of worker machines.")

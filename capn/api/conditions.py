@@ -38,6 +38,7 @@ class ClusterCondition(StrEnum):
     SCALING_ACCEPTED = "ScalingAccepted"
     POWERED_OFF = "PoweredOff"
     BACKUP_READY = "BackupReady"
+    UPGRADED = "Upgraded"
     DELETING = "Deleting"
 
 

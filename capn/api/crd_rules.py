@@ -155,13 +155,13 @@ SCHEDULE = _matches(cron.PATTERN, "write five cron fields (numbers, UTC), such a
 QUANTITY = _matches(checks.QUANTITY, "write a whole number and Mi, Gi or Ti, such as 2560Mi or 4Gi")
 
 _MINOR, _OLD_MINOR = "int(self.split('.')[1])", "int(oldSelf.split('.')[1])"
-_PATCH, _OLD_PATCH = "int(self.split('.')[2])", "int(oldSelf.split('.')[2])"
 VERSION_UPGRADES = (
     Rule(
-        f"{_MINOR} > {_OLD_MINOR} || ({_MINOR} == {_OLD_MINOR} && {_PATCH} >= {_OLD_PATCH})",
-        "Kubernetes cannot go back to an older version: name this one or a newer one",
+        # One step back takes back an upgrade that has not begun; whether it has, only the controller knows (machines).
+        f"{_MINOR} >= {_OLD_MINOR} - 1",
+        "Kubernetes cannot go back to an older version: at most an upgrade that has not begun is taken back",
         forbidden=True,
-        allows=lambda old, new: checks.parse_version(new) >= checks.parse_version(old),
+        allows=lambda old, new: checks.parse_version(new)[0] >= checks.parse_version(old)[0] - 1,
     ),
     Rule(
         f"{_MINOR} <= {_OLD_MINOR} + 1",

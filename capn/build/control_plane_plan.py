@@ -15,6 +15,8 @@ from capn import names
 from capn.api.conditions import MachineCondition, is_true
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import Machine
+from capn.build.upgrade_rules import has_joined
+from capn.build.version_skew import parse_version
 
 # Of a VM that does not exist any more: its machine will never be Ready again.
 LOST = frozenset({"MachineLost", "MachineVanished"})
@@ -40,6 +42,11 @@ def compute_control_plane_plan(
     going = [machine for machine in existing if machine.metadata.deleting]
     if going:
         return ControlPlanePlan(reason="RemovingControlPlane", because=f"{_list(going)} is being removed")
+    ahead = [machine for machine in existing if _is_ahead(machine, wanted[0])]
+    if ahead and len(existing) > len(ahead):
+        name, version = ahead[0].metadata.name, ahead[0].spec.version
+        because = f"{name} has not joined, and its {version} is not wanted any more"
+        return ControlPlanePlan(delete=ahead[0], reason="RemovingControlPlane", because=because)
     lost = [machine for machine in existing if machine.status.failure_reason in LOST]
     if lost and len(existing) > len(lost) and _are_ready(existing, but=lost) and _keep_quorum(existing, lost):
         return ControlPlanePlan(
@@ -60,7 +67,7 @@ def _change_count(
         return ControlPlanePlan(create=_fill(wanted, existing), reason="ScalingUp", because=because)
     outdated = [machine for machine in existing if is_outdated(machine, wanted[0])]
     if outdated and len(existing) == replicas:
-        because = f"{len(existing) - len(outdated)} of {replicas} are as the spec asks for now"
+        because = _describe_progress(existing, outdated, wanted[0])
         return ControlPlanePlan(create=_fill(wanted, existing), reason="RollingOut", because=because)
     if len(existing) > replicas:
         leaving = choose_leaving(existing, outdated)
@@ -68,6 +75,21 @@ def _change_count(
             delete=leaving, reason="ScalingDown", because=f"{leaving.metadata.name} is one more than are wanted"
         )
     return ControlPlanePlan()
+
+
+def _describe_progress(
+    existing: Sequence[NestedMachine], outdated: Sequence[NestedMachine], manifest: Mapping[str, Any]
+) -> str:
+    version = manifest["spec"]["version"]
+    having = sum(machine.spec.version == version for machine in existing)
+    if having < len(existing):
+        return f"{having} of {len(existing)} have {version}"
+    return f"{len(existing) - len(outdated)} of {len(existing)} are as the spec asks for now"
+
+
+def _is_ahead(machine: NestedMachine, manifest: Mapping[str, Any]) -> bool:
+    """Whether it was made for an upgrade that was taken back before it joined."""
+    return parse_version(machine.spec.version) > parse_version(manifest["spec"]["version"]) and not has_joined(machine)
 
 
 def is_outdated(machine: NestedMachine, manifest: Mapping[str, Any]) -> bool:

@@ -20,7 +20,10 @@ from capn.kube.client import KubeClient
 QUIET = frozenset({"Reconciling", "Stalled", "Paused", "WorkersReady", "ControlPlaneReady"})
 
 # What the user has asked for is no warning.
-WISHES = frozenset({"PoweredOff", "PoweringOff", "PoweringOn", "ShuttingDown"})
+WISHES = frozenset({
+    "PoweredOff", "PoweringOff", "PoweringOn", "ShuttingDown",
+    "UpgradeStarting", "UpgradingControlPlane", "UpgradingWorkers", "UpgradingAddons",
+})  # fmt: skip
 
 
 class StatusModel(Protocol):

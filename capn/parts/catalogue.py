@@ -38,16 +38,37 @@ class CPart(Part):
 
 @dataclass(frozen=True)
 class KubernetesRelease:
-    """A Kubernetes version that can be built, the module that pins it and the companions that its kubeadm names."""
+    """A Kubernetes version that can be built, the companions that its kubeadm names, and the modules that pin them.
+
+    The companions' versions are those of kubeadm's constants (DefaultEtcdVersion, CoreDNSVersion).
+    """
 
     version: str
     module: str
     etcd: str
     coredns: str
+    etcd_module: str
+    coredns_module: str
 
 
+# The first is the default. The others are there for upgrades: each is built when it is asked for by its version.
 RELEASES: tuple[KubernetesRelease, ...] = (
-    KubernetesRelease(version="v1.37.2", module="parts/kubernetes", etcd="v3.7.0", coredns="v1.14.6"),
+    KubernetesRelease(
+        version="v1.37.2",
+        module="parts/kubernetes",
+        etcd="v3.7.0",
+        coredns="v1.14.6",
+        etcd_module="parts/etcd",
+        coredns_module="parts/coredns",
+    ),
+    KubernetesRelease(
+        version="v1.36.3",
+        module="parts/kubernetes-1.36",
+        etcd="v3.6.8",
+        coredns="v1.14.2",
+        etcd_module="parts/etcd-3.6",
+        coredns_module="parts/coredns-1.14.2",
+    ),
 )
 DEFAULT_VERSION = RELEASES[0].version
 
@@ -169,9 +190,9 @@ def _version_ldflags(version: str) -> tuple[str, ...]:
 
 def _etcd_parts(release: KubernetesRelease) -> list[Part]:
     return [
-        Part("etcd", release.etcd, "parts/etcd", "go.etcd.io/etcd/server/v3", _STRIP),
-        Part("etcdctl", release.etcd, "parts/etcd", "go.etcd.io/etcd/etcdctl/v3", _STRIP),
-        Part("etcdutl", release.etcd, "parts/etcd", "go.etcd.io/etcd/etcdutl/v3", _STRIP),
+        Part("etcd", release.etcd, release.etcd_module, "go.etcd.io/etcd/server/v3", _STRIP),
+        Part("etcdctl", release.etcd, release.etcd_module, "go.etcd.io/etcd/etcdctl/v3", _STRIP),
+        Part("etcdutl", release.etcd, release.etcd_module, "go.etcd.io/etcd/etcdutl/v3", _STRIP),
     ]
 
 
@@ -191,7 +212,7 @@ def _node_parts(release: KubernetesRelease) -> list[Part]:
         Part(
             "coredns",
             release.coredns,
-            "parts/coredns",
+            release.coredns_module,
             "github.com/coredns/coredns",
             (*_STRIP, "-X=github.com/coredns/coredns/coremain.GitCommit=unknown"),
         ),

@@ -65,7 +65,7 @@ def compute_plan(request: PlanRequest) -> ClusterPlan:
         return ClusterPlan(namespace, name, Verdict.REFUSED, refusals=_distinct(refusals), now=now, after=now)
     if live is not None:
         broken = [Refusal(one.field, one.message, Judge.RULE) for one in find_refused(live.spec, wanted.spec)]
-        refusals = [*broken, *refusals, *_ask_controller(_Planned(wanted, machines))]
+        refusals = [*broken, *refusals, *_ask_controller(_Planned(_as_running(wanted, live), machines))]
     if refusals:
         return ClusterPlan(namespace, name, Verdict.REFUSED, refusals=_distinct(refusals), now=now, after=now)
     fields = compare_specs({} if live is None else live.spec.to_json(), wanted.spec.to_json())
@@ -133,6 +133,11 @@ def _find_delays(live: NestedCluster | None, wanted: NestedCluster, changes: Seq
     if wanted.spec.power_state is PowerState.OFF:
         return ['spec.powerState is "Off": machines are made, replaced and removed when it is "On" again']
     return []
+
+
+def _as_running(wanted: NestedCluster, live: NestedCluster) -> NestedCluster:
+    """A manifest does not say what the status does, and some rules ask for it."""
+    return wanted.model_copy(update={"status": live.status})
 
 
 def _ask_controller(planned: _Planned) -> list[Refusal]:

@@ -70,7 +70,7 @@ class MemoryProvider:
         """What exists for the cluster, or None."""
         await self._call()
         cluster = self.world.clusters.get(ref.uid)
-        return None if cluster is None else _observe_cluster(cluster)
+        return None if cluster is None else self._observe(cluster)
 
     async def ensure_cluster(self, request: ClusterRequest) -> ObservedCluster:
         """The cluster's network; InvalidSpecError (CIDRCollision) when the child's addresses overlap it."""
@@ -86,7 +86,7 @@ class MemoryProvider:
             if known is None:
                 del self.world.clusters[request.ref.uid]
             raise
-        return _observe_cluster(cluster)
+        return self._observe(cluster)
 
     async def tell_cluster(self, ref: ClusterRef, report: ClaimReport, *, paused: bool) -> None:
         """Nobody else makes the machines."""
@@ -248,6 +248,14 @@ class MemoryProvider:
         if self.world.down:
             raise UnreachableError("the hypervisor does not answer", reason="HypervisorUnreachable")
 
+    def _observe(self, cluster: SimulatedCluster) -> ObservedCluster:
+        return ObservedCluster(
+            endpoint_host=cluster.endpoint,
+            endpoint_port=API_PORT,
+            machine_cidr=str(IPv4Network(cluster.subnet)),
+            virtual=self.world.virtual_endpoints,
+        )
+
     def _make(self, request: MachineRequest) -> SimulatedMachine:
         cluster = self.world.clusters.get(request.ref.cluster.uid)
         if cluster is None:
@@ -281,15 +289,6 @@ class MemoryProvider:
     def _announce(self, ref: MachineRef) -> None:
         for queue in self._listeners:
             queue.put_nowait(ref)
-
-
-def _observe_cluster(cluster: SimulatedCluster) -> ObservedCluster:
-    return ObservedCluster(
-        endpoint_host=cluster.endpoint,
-        endpoint_port=API_PORT,
-        machine_cidr=str(IPv4Network(cluster.subnet)),
-        virtual=cluster.virtual,
-    )
 
 
 def _observe_machine(machine: SimulatedMachine) -> ObservedMachine:

@@ -19,7 +19,14 @@ from capn.build.report import ReportState
 from capn.build.tokens import TOKEN_VALID, build_token_secret, token_secret_name
 from capn.errors import CapnError, ConflictError
 from capn.kube.client import KubeClient
-from capn.providers.memory_guest import GuestFailedError, GuestPlan, build_etcd_pod, build_node_status, read_user_data
+from capn.providers.memory_guest import (
+    GuestFailedError,
+    GuestPlan,
+    build_etcd_pod,
+    build_node_status,
+    read_recorded_version,
+    read_user_data,
+)
 from capn.providers.memory_restore import act_as_kubelets, restore_etcd
 from capn.providers.memory_world import MemoryWorld, SimulatedCluster, SimulatedMachine
 
@@ -75,7 +82,7 @@ async def _init(cluster: SimulatedCluster, machine: SimulatedMachine, plan: Gues
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
-        "data": {"ClusterConfiguration": f"kubernetesVersion: {machine.request.version}\n"},
+        "data": {"ClusterConfiguration": f"kubernetesVersion: {plan.version or machine.request.version}\n"},
     }
     await _create(kubeadm, CONFIG_MAP, config)
     expires = now + TOKEN_VALID
@@ -98,6 +105,7 @@ async def _join(  # noqa: PLR0913, PLR0917 - one call site; the parts are unrela
         if world.child_lives(cluster.ref.uid):
             secret = await cluster.api.get(SECRET, token_secret_name(token), "kube-system")
             if secret is not None and _alive(secret, token, world.now()):
+                await _check_version(cluster, machine)
                 if machine.ref.name not in world.silent_nodes:
                     await _register(cluster.api.as_manager("kubelet"), machine, plan)
                 if machine.request.role == names.ROLE_CONTROL_PLANE:
@@ -110,6 +118,31 @@ async def _join(  # noqa: PLR0913, PLR0917 - one call site; the parts are unrela
         "error execution phase preflight: couldn't validate the identity of the API Server: the bootstrap token is"
         " invalid or has expired",
     )
+
+
+async def _check_version(cluster: SimulatedCluster, machine: SimulatedMachine) -> None:
+    """What a real join comes to where kubeadm's record says another version than the node image has.
+
+    A control plane's static pods get the images that the record names, and the node holds those of its own version
+    only. A kubelet may not be newer than its control plane.
+    """
+    config = await cluster.api.get(CONFIG_MAP, "kubeadm-config", "kube-system")
+    recorded, own = read_recorded_version(config or {}), machine.request.version
+    if machine.request.role == names.ROLE_CONTROL_PLANE:
+        if recorded != own:
+            raise GuestFailedError(
+                "kubeadm/preflight",
+                f"[ERROR ImagePull]: failed to pull image kube-apiserver:{recorded}: this node has {own}",
+            )
+        cluster.api.raw["/version"] = (200, f'{{"gitVersion": "{own}"}}')
+    elif _minor(own) > _minor(recorded):
+        raise GuestFailedError(
+            "kubeadm/preflight", f"the kubelet version is higher than the control plane version: {own}, {recorded}"
+        )
+
+
+def _minor(version: str) -> int:
+    return int(version.split(".")[1])
 
 
 async def _join_etcd(cluster: SimulatedCluster, machine: SimulatedMachine, plan: GuestPlan, sleep: Sleep) -> None:

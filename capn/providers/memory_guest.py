@@ -33,6 +33,7 @@ class GuestPlan:
     taints: tuple[dict[str, Any], ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     restores: bool = False  # it waits for a snapshot and begins with that
+    version: str = ""  # what `kubeadm init` is told; a join reads it from the child
 
 
 class GuestFailedError(Exception):
@@ -72,7 +73,15 @@ def _read_kubeadm(documents: list[Any], *, restores: bool) -> GuestPlan:
         taints=tuple(registration.get("taints") or ()),
         labels=_parse_labels(arguments.get("node-labels", "")),
         restores=restores,
+        version=str(by_kind.get("ClusterConfiguration", {}).get("kubernetesVersion", "")),
     )
+
+
+def read_recorded_version(config_map: dict[str, Any]) -> str:
+    """The version in kubeadm's own record, as a join reads it; empty when there is none."""
+    text = (config_map.get("data") or {}).get("ClusterConfiguration", "")
+    config = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, compiled
+    return str(config.get("kubernetesVersion", "")) if isinstance(config, dict) else ""
 
 
 def _parse_labels(text: str) -> dict[str, str]:

@@ -130,7 +130,6 @@ class SimulatedCluster:
     etcd: SimulatedEtcd
     next_offset: int = _ENDPOINT_OFFSET + 1
     initialized: bool = False
-    virtual: bool = False  # whether control planes hold the endpoint's address among themselves; for tests
 
     @property
     def endpoint(self) -> str:
@@ -152,6 +151,8 @@ class MemoryWorld:
         # What the snapshots that were ever taken stand for.
         self.states: dict[str, State] = {}
         self.down = False
+        # Whether control planes hold the endpoint among themselves, as on libvirt; else nothing is said of it.
+        self.virtual_endpoints = False
 
     def add_cluster(self, ref: ClusterRef) -> SimulatedCluster:
         """A network and an empty child for the cluster."""

@@ -123,8 +123,7 @@ def _assert_refused(api: Api, obj: dict[str, Any], case: Refused) -> None:
 
 
 CHANGES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
-    ("downgrade of the patch", {"version": "v1.37.1"}, "spec.version", "older"),
-    ("downgrade of the minor", {"version": "v1.36.9"}, "spec.version", "older"),
+    ("downgrade by two minors", {"version": "v1.35.9"}, "spec.version", "older"),
     ("two minors at once", {"version": "v1.39.0"}, "spec.version", "one minor"),
     ("podCIDR", {"network": {"podCIDR": "10.245.0.0/16"}}, "spec.network.podCIDR", "new cluster"),
     ("serviceCIDR", {"network": {"serviceCIDR": "10.97.0.0/16"}}, "spec.network.serviceCIDR", "new cluster"),

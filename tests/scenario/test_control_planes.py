@@ -120,9 +120,7 @@ async def test_the_leader_hands_on_before_it_goes(scenario: Scenario) -> None:
 
 async def has_virtual_endpoint(scenario: Scenario) -> SimulatedEtcd:
     """From now on the control planes hold the endpoint's address among themselves, as on libvirt."""
-    cluster = await scenario.cluster()
-    assert cluster is not None
-    scenario.world.clusters[cluster["metadata"]["uid"]].virtual = True
+    scenario.world.virtual_endpoints = True
     return await etcd_of(scenario)
 
 

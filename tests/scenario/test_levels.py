@@ -337,3 +337,37 @@ async def read_server(level: Scenario) -> dict[str, str]:
     config = yaml.safe_load(base64.b64decode(secret["data"]["value"]))
     entry: dict[str, str] = config["clusters"][0]["cluster"]
     return entry
+
+
+async def test_an_upgrade_goes_through_every_level() -> None:
+    async with running_levels(3) as levels:
+        levels[0].world.virtual_endpoints = True  # else the first control plane could not go
+        leaf = await leaf_of(levels, version="v1.36.3", workers=ONE_WORKER, infrastructure={"kind": "parent"})
+        await leaf.patch("c1", {"version": "v1.37.2"})
+
+        async def is_done() -> bool:
+            return (await leaf.condition("c1", "Upgraded")).get("status") == "True"
+
+        await leaf.until(is_done, limit_s=60.0)
+        await leaf.ready()
+        cluster = await leaf.cluster()
+        assert cluster is not None
+        assert cluster["status"]["version"] == "v1.37.2"
+        versions = sorted(vm.request.version for vm in levels[0].world.machines.values())
+        assert versions == ["v1.37.2"] * 4  # two hosts of clusters, and the leaf's two
+        claims = [claim for level in levels[:-1] for claim in (await level.api.list(NESTED_CLUSTER)).items]
+        told = [claim["spec"]["version"] for claim in claims if "claim" in claim["spec"]]
+        assert told
+        assert set(told) == {"v1.37.2"}
+
+
+async def test_a_claimed_cluster_whose_endpoint_is_a_machines_own_says_that_it_cannot_be_upgraded() -> None:
+    async with running_levels(2) as levels:
+        leaf = await leaf_of(levels, version="v1.36.3", infrastructure={"kind": "parent"})
+        await leaf.patch("c1", {"version": "v1.37.2"})
+
+        async def is_said() -> bool:
+            return (await leaf.condition("c1", "Stalled")).get("reason") == "EndpointFixed"
+
+        await leaf.until(is_said)
+        assert {vm.request.version for vm in levels[0].world.machines.values()} == {"v1.36.3", "v1.37.2"}

@@ -8,12 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 from capn import names
+from capn.api.machine import NestedMachine
 from capn.api.machine_template import InfrastructureKind
-from capn.build.control_plane_plan import compute_control_plane_plan
+from capn.build.control_plane_plan import LOST, compute_control_plane_plan
 from capn.build.machines import build_machine
+from capn.build.upgrade_stage import Stage, compute_plane_version
 from capn.controllers.cluster.machines import create_machine, delete_machines, restore_stamps
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
+
+POLL_S = 5.0
 
 
 async def reconcile_first_control_plane(scope: ClusterScope) -> Wait | None:
@@ -29,12 +33,15 @@ async def reconcile_first_control_plane(scope: ClusterScope) -> Wait | None:
 async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     """Make the next change of the control planes: add one, replace one, remove one, or wait until that is safe."""
     replicas = scope.cluster.spec.control_plane.replicas
-    wanted = [_build(scope, ordinal) for ordinal in range(replicas + 1)]
+    version = None if scope.upgrade is None else compute_plane_version(scope.upgrade)
+    wanted = [_build(scope, ordinal, version) for ordinal in range(replicas + 1)]
     plan = compute_control_plane_plan(wanted, scope.control_planes(), replicas=replicas)
     if _has_fixed_endpoint(scope) and (
         plan.reason == "RollingOut" or (plan.delete is not None and plan.delete.spec.ordinal == 0)
     ):
         return None
+    if _is_needed_for_dns(scope, plan.delete):
+        return Wait("WaitingForDNS", f"{scope.dns_waits}; until then no control plane leaves", POLL_S, blocks=False)
     if plan.create is not None:
         await create_machine(scope, dict(plan.create))
     if plan.delete is not None:
@@ -49,6 +56,18 @@ def _has_fixed_endpoint(scope: ClusterScope) -> bool:
     return kind in {InfrastructureKind.LIBVIRT, InfrastructureKind.PARENT} and not virtual
 
 
-def _build(scope: ClusterScope, ordinal: int) -> dict[str, Any]:
+def _is_needed_for_dns(scope: ClusterScope, leaving: NestedMachine | None) -> bool:
+    """Whether CoreDNS may have nobody but this one: its new pods do not all serve yet, and old ones have no other node.
+
+    One that has lost its VM serves nothing any more.
+    """
+    if leaving is None or scope.upgrade is None or scope.dns_waits is None:
+        return False
+    return scope.upgrade.stage is Stage.CONTROL_PLANES and leaving.status.failure_reason not in LOST
+
+
+def _build(scope: ClusterScope, ordinal: int, version: str | None = None) -> dict[str, Any]:
     restore = None if scope.restoring is None else scope.restoring.started_at
-    return build_machine(scope.cluster, role=names.ROLE_CONTROL_PLANE, ordinal=ordinal, pool=None, restore=restore)
+    return build_machine(
+        scope.cluster, role=names.ROLE_CONTROL_PLANE, ordinal=ordinal, pool=None, version=version, restore=restore
+    )

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from capn.api.cluster import NestedCluster
 from capn.api.machine import NestedMachine
-from capn.build.version_skew import find_skew
+from capn.build.upgrade_rules import FIELD, find_upgrade_refusal
 from capn.controllers.cluster.live import refuse_if_deleting
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
@@ -52,15 +52,7 @@ class Changing(Protocol):
 
 
 def refuse_unsupported_changes(scope: Changing) -> None:
-    """Say so, rather than do half, when the spec asks a running cluster for what this version cannot do."""
-    spec = scope.cluster.spec
-    control_planes = scope.control_planes()
-    running = {machine.spec.version for machine in control_planes}
-    if running and spec.version not in running:
-        if (skew := find_skew(scope.workers(), spec.version)) is not None:
-            raise InvalidSpecError("spec.version", skew, reason="VersionSkew")
-        raise InvalidSpecError(
-            "spec.version",
-            f"upgrading a running cluster is not supported yet; set it back to {min(running)}",
-            reason="UpgradeUnsupported",
-        )
+    """Say so, rather than do half, when the spec asks a running cluster for what cannot be."""
+    refusal = find_upgrade_refusal(scope.cluster, scope.control_planes(), scope.workers())
+    if refusal is not None:
+        raise InvalidSpecError(FIELD, refusal.message, reason=refusal.rule)

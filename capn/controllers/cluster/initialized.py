@@ -50,6 +50,7 @@ async def _look(scope: ClusterScope, child: Child) -> Wait | None:
     if config is None:
         return Wait("WaitingForKubeadm", "the child's API answers; kubeadm has not finished its init yet", POLL_S)
     scope.child_version = version
+    scope.kubeadm_config = config
     await scope.deps.children.sync_nodes(scope.ref)
     return None
 

@@ -32,6 +32,7 @@ from capn.controllers.cluster.restored import reconcile_restored
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.cluster.status import compute_deleting_status, compute_paused_status, compute_status
 from capn.controllers.cluster.told import compute_told
+from capn.controllers.cluster.upgrade import reconcile_upgrade
 from capn.controllers.cluster.workers import reconcile_workers
 from capn.controllers.deps import INDEX_CLUSTER, INDEX_NAMESPACE, Deps
 from capn.controllers.finalizer import add_finalizer
@@ -54,6 +55,7 @@ PHASES: tuple[Phase[ClusterScope], ...] = (
     Phase(ClusterCondition.RESTORED, reconcile_upload),
     Phase(ClusterCondition.CONTROL_PLANE_INITIALIZED, reconcile_initialized),
     Phase(ClusterCondition.RESTORED, reconcile_restored),
+    Phase(ClusterCondition.UPGRADED, reconcile_upgrade),
     Phase(ClusterCondition.CONTROL_PLANE_READY, reconcile_control_planes),
     Phase(ClusterCondition.CNI_READY, reconcile_cni),
     Phase(ClusterCondition.BACKUP_READY, reconcile_backup),

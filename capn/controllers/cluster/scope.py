@@ -5,7 +5,7 @@ Role: the hand-over between phases and to the status. Must not: do I/O.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from capn.api.conditions import ClusterCondition, is_true
 from capn.api.machine import NestedMachine
 from capn.api.pools import Remediation
 from capn.api.restore import RestoreStatus
+from capn.build.upgrade_stage import UpgradeState
 from capn.controllers.child_pool import Child
 from capn.controllers.credentials import Credentials
 from capn.controllers.deps import Deps
@@ -36,6 +37,10 @@ class ClusterScope:
     child: Child | None = None
     child_version: str | None = None
     restore: RestoreStatus | None = None
+    # The child's ConfigMap `kubeadm-config`; where an upgrade is; what of CoreDNS has not changed to its version yet.
+    kubeadm_config: Mapping[str, Any] | None = None
+    upgrade: UpgradeState | None = None
+    dns_waits: str | None = None
     backup: BackupStatus | None = None
     backup_due_s: float | None = None
     # Of unhealthy workers: what the status has to remember, and who is being replaced and needs no person.

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from capn import names
 from capn.api.addons import AddonStatus
 from capn.api.cluster import Access, BackupStatus, Endpoint, MachineCounts, NestedClusterStatus
-from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, is_true, overlay
+from capn.api.conditions import ClusterCondition, ConditionSet, MachineCondition, find, is_true, overlay
 from capn.api.machine import NestedMachine
 from capn.build.pool_plan import count_updated
+from capn.build.version_skew import parse_version
 from capn.controllers.cluster import claim
 from capn.controllers.cluster.nested import compute_nested
 from capn.controllers.cluster.pool_status import compute_pools, set_scaling
@@ -34,6 +35,7 @@ BY_MACHINES = (ClusterCondition.CONTROL_PLANE_READY, ClusterCondition.WORKERS_RE
 DONE_REASON = {
     ClusterCondition.NESTING_READY: "ControllerRuns",
     ClusterCondition.BACKUP_READY: "BackedUp",
+    ClusterCondition.UPGRADED: "Upgraded",
     ClusterCondition.INFRASTRUCTURE_READY: "NetworkReady",
     ClusterCondition.CERTIFICATES_AVAILABLE: "Available",
     ClusterCondition.KUBECONFIG_READY: "Available",
@@ -62,6 +64,8 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
     set_scaling(conditions, scope)
     starting = _set_starting(conditions, progress)
     _set_backup(conditions, scope, progress)
+    if _set_upgraded(conditions, scope, progress):
+        kinds = (*kinds, ClusterCondition.UPGRADED)
     _set_summary(conditions, kinds, scope, progress)
     failure = _failure(scope, progress)
     return NestedClusterStatus(
@@ -69,7 +73,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         phase=_phase(conditions, scope, failed=failure is not None, starting=starting),
         endpoint=_endpoint(scope),
         access=_access(scope),
-        version=scope.child_version or previous.version,
+        version=_version(scope),
         machines=MachineCounts(
             desired=control_planes.desired + workers.desired,
             created=control_planes.created + workers.created,
@@ -274,6 +278,29 @@ def _phase(conditions: ConditionSet, scope: ClusterScope, *, failed: bool, start
     if conditions.is_true(ClusterCondition.READY):
         return "Ready"
     return "Provisioning" if conditions.is_true(ClusterCondition.INFRASTRUCTURE_READY) else "Pending"
+
+
+def _set_upgraded(conditions: ConditionSet, scope: ClusterScope, progress: Progress) -> bool:
+    """Say of a cluster that has been upgraded, or shall be, how far that is; of others the condition says nothing."""
+    known = find(scope.cluster.status.conditions, ClusterCondition.UPGRADED)
+    kind, outcomes = ClusterCondition.UPGRADED, progress.outcomes
+    if outcomes.get(kind) is not None:
+        _set_phased(conditions, kind, scope, progress)
+    elif known is None:
+        return False
+    elif kind in outcomes:
+        conditions.set(kind, "True", DONE_REASON[kind], f"all machines are of {scope.cluster.spec.version}")
+    else:  # an earlier phase failed just now
+        conditions.set(kind, known.status, known.reason, known.message)
+    return True
+
+
+def _version(scope: ClusterScope) -> str | None:
+    """The version that all control planes have: while they are of two, whose API server answers says nothing."""
+    found = {machine.spec.version for machine in scope.control_planes()}
+    if scope.child_version is not None and len(found) > 1:
+        return min(found, key=parse_version)
+    return scope.child_version or scope.cluster.status.version
 
 
 def _set_backup(conditions: ConditionSet, scope: ClusterScope, progress: Progress) -> None:

@@ -42,12 +42,13 @@ def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
     node = NodeInput(
         name=machine.metadata.name,
         provider_id=provider_id,
-        labels=machine.spec.labels,
+        # By its version an upgrade knows which container images the node has.
+        labels=machine.spec.labels | {names.LABEL_VERSION: machine.spec.version},
         taints=compute_taints(cluster, machine),
         node_ip=node_address,
     )
     if not joins:
-        config = _build_init(cluster, endpoint, node, token)
+        config = _build_init(cluster, machine.spec.version, endpoint, node, token)
     else:
         config = build_join_config(
             JoinInput(
@@ -94,12 +95,12 @@ def compute_taints(cluster: NestedCluster, machine: NestedMachine) -> list[Taint
     return None if cluster.spec.workers else []
 
 
-def _build_init(cluster: NestedCluster, endpoint: Endpoint, node: NodeInput, token: str) -> str:
+def _build_init(cluster: NestedCluster, version: str, endpoint: Endpoint, node: NodeInput, token: str) -> str:
     spec = cluster.spec
     plane, access = spec.control_plane, cluster.status.access
     return build_init_config(
         ClusterConfigInput(
-            version=spec.version,
+            version=version,
             cluster=cluster.metadata.name,
             endpoint_host=endpoint.host,
             endpoint_port=endpoint.port,

@@ -8,6 +8,7 @@ in the parent but on claims and their Secrets in that namespace, or hold state t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -82,6 +83,12 @@ class ParentProvider:
                 )
             )
             claim = await self._create(client, NESTED_CLUSTER, made, ref.uid)
+        elif claim["spec"].get("version") != request.version and not claim["metadata"].get("deletionTimestamp"):
+            # Nothing is made of it there; people and the levels above read it.
+            meta, changed = claim["metadata"], {"version": request.version}
+            patch = {"metadata": {"uid": meta["uid"]}, "spec": changed}
+            with contextlib.suppress(ApiStatusError):  # an older parent may not take it
+                claim = await client.merge_patch(NESTED_CLUSTER, meta["name"], meta["namespace"], patch) or claim
         if (endpoint := views.read_endpoint(claim)) is not None:
             return endpoint
         if (refusal := views.find_refusal(claim)) is not None:

@@ -20,8 +20,10 @@ CASES: tuple[tuple[str, dict[str, Any], dict[str, Any], str | None], ...] = (
     ("a newer patch", {"version": "v1.37.2"}, {"version": "v1.37.3"}, None),
     ("the next minor", {"version": "v1.36.4"}, {"version": "v1.37.0"}, None),
     ("two minors", {"version": "v1.35.0"}, {"version": "v1.37.0"}, "spec.version"),
-    ("an older patch", {"version": "v1.37.2"}, {"version": "v1.37.1"}, "spec.version"),
-    ("an older minor", {"version": "v1.37.2"}, {"version": "v1.36.9"}, "spec.version"),
+    # Whether an upgrade has begun is not in the object: the controller refuses what cannot be taken back.
+    ("an older patch", {"version": "v1.37.2"}, {"version": "v1.37.1"}, None),
+    ("the minor before", {"version": "v1.37.2"}, {"version": "v1.36.9"}, None),
+    ("two minors back", {"version": "v1.37.2"}, {"version": "v1.35.9"}, "spec.version"),
     ("pods", {}, {"network": {"podCIDR": "10.8.0.0/16"}}, "spec.network.podCIDR"),
     ("services", {}, {"network": {"serviceCIDR": "10.8.0.0/16"}}, "spec.network.serviceCIDR"),
     ("domain", {}, {"network": {"dnsDomain": "a.b"}}, "spec.network.dnsDomain"),

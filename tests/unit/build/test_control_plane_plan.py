@@ -113,6 +113,18 @@ def test_a_change_of_three_goes_one_by_one() -> None:
     assert {one.spec.machine.cpus for one in existing.values()} == {4}
 
 
+def test_an_upgrade_says_how_many_have_the_version() -> None:
+    found = plan(3, machine(0), machine(1, version="v1.37.3"), machine(2), version="v1.37.3")
+    assert (created(found), found.reason, found.because) == (3, "RollingOut", "1 of 3 have v1.37.3")
+
+
+def test_what_was_made_for_an_upgrade_that_is_taken_back_goes_if_it_has_not_joined() -> None:
+    unjoined = machine(1, ready=False, version="v1.37.3")
+    found = plan(1, machine(0), unjoined)
+    assert (deleted(found), found.reason) == ("c-cp-1", "RemovingControlPlane")
+    assert deleted(plan(1, unjoined)) is None  # the only one: there is nothing to go back to
+
+
 def test_one_that_lost_its_vm_is_replaced_while_the_others_have_quorum() -> None:
     found = plan(3, machine(0, lost=True), machine(1), machine(2))
     assert (deleted(found), found.because) == ("c-cp-0", "c-cp-0 has lost its VM")

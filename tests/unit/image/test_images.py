@@ -9,7 +9,7 @@ from capn.build.flannel import FLANNEL_IMAGE, build_flannel
 from capn.errors import NotFoundError
 from capn.image.images import TOOLBOX_IMAGE, build_contents, build_images, find_sandbox
 from capn.image.oci import LayerEntry, OciImage, write_layer
-from capn.parts.catalogue import list_parts
+from capn.parts.catalogue import RELEASES, list_parts
 from tests.unit.build.samples import make_flannel_input
 
 NAMES = tuple(
@@ -26,9 +26,9 @@ NAMES = tuple(
 )
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> dict[str, OciImage]:
-    parts = {part.name: tmp_path / part.name for part in list_parts()}
+@pytest.fixture(params=[release.version for release in RELEASES])
+def images(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, OciImage]:
+    parts = {part.name: tmp_path / part.name for part in list_parts(request.param)}
     for path in parts.values():
         path.write_text(path.name)
     network = write_layer([LayerEntry("usr/sbin/xtables-nft-multi", source=parts["runc"])], tmp_path / "network.tar")

@@ -46,6 +46,20 @@ def test_staging_modules_follow_the_release() -> None:
         assert staged == {release.version.replace("v1.", "v0.")}
 
 
+def test_two_minors_that_follow_each_other_can_be_built_and_the_newer_one_is_the_default() -> None:
+    minors = [int(release.version.split(".")[1]) for release in RELEASES]
+    assert minors == [37, 36]
+    assert find_release(DEFAULT_VERSION) is RELEASES[0]
+    older = {part.name: part for part in list_parts("v1.36.3")}
+    assert (older["etcd"].version, older["etcdctl"].version, older["coredns"].version) == (
+        "v3.6.8",
+        "v3.6.8",
+        "v1.14.2",
+    )
+    assert "-X=k8s.io/component-base/version.gitMinor=36" in older["kubeadm"].ldflags
+    assert older.keys() == {part.name for part in list_parts()}
+
+
 def test_programs_know_their_version() -> None:
     kubeadm = select_parts(["kubeadm"])[0]
     assert f"-X=k8s.io/component-base/version.gitVersion={DEFAULT_VERSION}" in kubeadm.ldflags

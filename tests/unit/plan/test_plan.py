@@ -42,7 +42,7 @@ def plan(before: dict[str, Any] | None, after: dict[str, Any], *others: NestedCl
     clusters, machines = list(others), []
     if before is not None:
         clusters.append(live(before))
-        machines = machines_of(clusters[-1])
+        machines = machines_of(clusters[-1], nodeRef={"name": "n", "uid": "u"})
     around = Surroundings(clusters, machines, request.pop("service_cidrs", ()))
     wanted = manifest(after, **({"uid": "uid-c1"} if before is not None else {}))
     return compute_plan(PlanRequest(wanted, around, **request))
@@ -118,8 +118,10 @@ REFUSED: tuple[tuple[str, dict[str, Any], str, Judge, str], ...] = (
         Judge.RULE,
         "cannot be changed",
     ),
-    ("a step back", BASE | {"version": "v1.37.1"}, "spec.version", Judge.RULE, "older version"),
-    ("what this version cannot", BASE | {"version": "v1.37.3"}, "spec.version", Judge.CONTROLLER, "not supported yet"),
+    ("two steps back", BASE | {"version": "v1.35.9"}, "spec.version", Judge.RULE, "older version"),
+    ("a step back", BASE | {"version": "v1.37.1"}, "spec.version", Judge.CONTROLLER, "never go back"),
+    ("an unknown minor", BASE | {"version": "v1.38.0"}, "spec.version", Judge.CONTROLLER, "upgrade capn first"),
+    ("two minors", BASE | {"version": "v1.39.0"}, "spec.version", Judge.RULE, "one minor version at a time"),
 )
 
 
@@ -150,6 +152,21 @@ def test_fields_are_named_one_by_one_pools_by_their_names() -> None:
         "spec.workers[md].replicas: 2",
         "spec.workers[xl]: none",
     ]
+
+
+def test_an_upgrade_replaces_every_machine() -> None:
+    found = plan(BASE | {"version": "v1.36.3"}, BASE)
+    assert actions(found) == {"c1-cp-0": "replace", "c1-md-0": "replace", "c1-md-1": "replace"}
+    assert {str(why) for change in found.machines for why in change.why} == {"version: v1.36.3 -> v1.37.2"}
+
+
+def test_a_cluster_that_cannot_be_upgraded_says_why_before_the_apply() -> None:
+    old = BASE | {"version": "v1.36.3", "infrastructure": {"kind": "libvirt"}}
+    cluster = live(old, endpoint={"host": "10.0.0.10", "port": 6443})
+    around = Surroundings([cluster], machines_of(cluster))
+    found = compute_plan(PlanRequest(manifest(old | {"version": "v1.37.2"}, uid="uid-c1"), around))
+    assert [(one.field, one.by) for one in found.refusals] == [("spec.version", Judge.CONTROLLER)]
+    assert "cannot be upgraded" in found.refusals[0].message
 
 
 def test_why_a_machine_is_replaced() -> None:

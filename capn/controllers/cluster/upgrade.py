@@ -1,0 +1,173 @@
+"""Phase Upgraded: what has to be done in the child so that control planes, then workers, may go to another version.
+
+In order: nothing is begun before all control planes are Ready, the image is there and etcd is whole; kube-proxy and
+CoreDNS are made ready for nodes of the new version; kubeadm's record says the new version, and from then on control
+planes of it are made (`control_planes.py`), then workers (`workers.py`); when no machine of another version is left,
+kube-proxy and CoreDNS are kubeadm's again. All of it is seen from what exists (`capn.build.upgrade_stage`), so that it
+goes on from wherever a controller died. Must not: make or delete machines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from capn import names
+from capn.api.conditions import ClusterCondition, MachineCondition, find, is_true
+from capn.api.machine_template import Machine, quantity_mib
+from capn.api.resources import CONFIG_MAP, DAEMON_SET, DEPLOYMENT, NESTED_CLUSTER
+from capn.build import coredns, kube_proxy, kubeadm_record
+from capn.build.upgrade_stage import Stage, UpgradeState, compute_oldest, read_state
+from capn.controllers.child_pool import Child
+from capn.controllers.cluster.scope import ClusterScope
+from capn.controllers.phases import Wait
+from capn.errors import CapnError, TransientError
+from capn.kube.client import KubeClient
+from capn.kube.etcd import EtcdClient
+from capn.providers.base import MachineRef, MachineRequest
+
+# While pods change in the child, which no watch of ours tells.
+POLL_S = 5.0
+ETCD_POLL_S = 15.0
+IMAGE_POLL_S = 60.0
+_MIB_PER_GIB = 1024
+
+
+async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
+    """Take the next step in the child; None when there is no upgrade, or it is done."""
+    spec = scope.cluster.spec
+    recorded = None if scope.kubeadm_config is None else kubeadm_record.read_version(scope.kubeadm_config)
+    state = scope.upgrade = read_state(spec.version, recorded, scope.control_planes(), scope.workers())
+    known = find(scope.cluster.status.conditions, ClusterCondition.UPGRADED)
+    # Nothing is known of a cluster that is new, or whose status was lost: what an upgrade may have left is put right.
+    is_unknown = scope.cluster.status.version is None
+    is_unfinished = not state.is_settled or (known is not None and known.status != "True")
+    if not is_unfinished and not is_unknown:
+        return None
+    child = _require_child(scope)
+    if not state.has_begun and (obstacle := await _find_obstacle(scope, state, child)) is not None:
+        return obstacle
+    waits = await _reconcile_proxy(child.client, state)
+    scope.dns_waits = await _reconcile_dns(child.client, state, waits=is_unfinished)
+    if not state.has_begun:
+        await _begin(scope, state, child.client)
+        state = scope.upgrade = replace(state, recorded=state.version)
+    if not state.is_settled:
+        after_s = POLL_S if scope.dns_waits else None
+        return Wait(state.stage.value, state.describe(), after_s, blocks=False)
+    if waits or scope.dns_waits:
+        return Wait(Stage.ADDONS.value, "; ".join(filter(None, (waits, scope.dns_waits))), POLL_S, blocks=False)
+    return None
+
+
+def _require_child(scope: ClusterScope) -> Child:
+    if scope.child is None:
+        raise TransientError("the child's API is not open yet")
+    return scope.child
+
+
+async def _find_obstacle(scope: ClusterScope, state: UpgradeState, child: Child) -> Wait | None:
+    """Why nothing is begun yet. All of it may pass by itself, so the cluster goes on as it is meanwhile."""
+    planes, replicas = scope.control_planes(), scope.cluster.spec.control_plane.replicas
+    unready = [
+        machine.metadata.name
+        for machine in planes
+        if machine.metadata.deleting or not is_true(machine.status.conditions, MachineCondition.READY)
+    ]
+    if unready:
+        message = f"{state.version} waits until all control planes are Ready: {', '.join(unready)} is not"
+        return Wait("UpgradeWaiting", message, blocks=False)
+    if len(planes) != replicas:
+        message = f"{state.version} waits until there are {replicas} control planes: {len(planes)} are there"
+        return Wait("UpgradeWaiting", message, blocks=False)
+    return await _find_missing_image(scope, state) or await _find_etcd_trouble(child, state)
+
+
+async def _find_missing_image(scope: ClusterScope, state: UpgradeState) -> Wait | None:
+    """Whether the provider has no node image of the version; what else it has against a machine, that one says."""
+    spec, roles = scope.cluster.spec, [(names.ROLE_CONTROL_PLANE, scope.cluster.spec.control_plane.machine)]
+    roles += [(names.ROLE_WORKER, pool.machine) for pool in spec.workers]
+    for role, size in roles:
+        try:
+            await scope.provider.plan_machine(_build_request(scope, role, size or spec.machine, state.version))
+        except CapnError as error:
+            if error.reason == "ImageNotFound":
+                return Wait(error.reason, str(error), IMAGE_POLL_S, blocks=False)
+    return None
+
+
+def _build_request(scope: ClusterScope, role: str, size: Machine, version: str) -> MachineRequest:
+    """A machine as it would be asked for; there is none of that UID."""
+    return MachineRequest(
+        ref=MachineRef(scope.ref, f"{scope.ref.name}-{version}", ""),
+        role=role,
+        ordinal=scope.cluster.spec.control_plane.replicas,
+        version=version,
+        image=size.image,
+        cpus=size.cpus,
+        memory_mib=quantity_mib(size.memory),
+        disk_gib=-(-quantity_mib(size.disk) // _MIB_PER_GIB),
+    )
+
+
+async def _find_etcd_trouble(child: Child, state: UpgradeState) -> Wait | None:
+    """Whether a member of etcd is missing or half made: a rolling change needs all of them to begin with."""
+    etcd = EtcdClient(child.client)
+    try:
+        members = await etcd.members()
+        health = await etcd.health(members)
+    except CapnError as error:
+        return Wait(error.reason, f"{state.version} waits: {error}", ETCD_POLL_S, blocks=False)
+    ill = [m.name or "one" for m in members if m.is_learner or m.id not in health or not health[m.id].is_healthy]
+    if not ill:
+        return None
+    message = f"{state.version} waits until all members of etcd are healthy voters: {', '.join(sorted(ill))} is not"
+    return Wait("EtcdUnhealthy", message, ETCD_POLL_S, blocks=False)
+
+
+async def _reconcile_proxy(client: KubeClient, state: UpgradeState) -> str:
+    """Each node has a kube-proxy whose image it has. What is waited for, or an empty text."""
+    main = await client.get(DAEMON_SET, kube_proxy.NAME, kube_proxy.NAMESPACE)
+    extras = await client.list(DAEMON_SET, namespace=kube_proxy.NAMESPACE, label_selector=kube_proxy.EXTRA_SELECTOR)
+    step = kube_proxy.compute_proxy_step(
+        main, extras.items, planes=state.planes, workers=state.workers, version=state.version
+    )
+    for made in step.create:
+        await client.apply(DAEMON_SET, made)
+    if step.patch is not None:
+        await client.merge_patch(DAEMON_SET, kube_proxy.NAME, kube_proxy.NAMESPACE, step.patch)
+    for name in step.delete:
+        await client.delete(DAEMON_SET, name, kube_proxy.NAMESPACE)
+    return step.waits
+
+
+async def _reconcile_dns(client: KubeClient, state: UpgradeState, *, waits: bool) -> str | None:
+    """CoreDNS goes where its image is. How far a change is, or None when it is done or nothing was to change."""
+    live = await client.get(DEPLOYMENT, coredns.NAME, coredns.NAMESPACE)
+    patch = coredns.compute_dns_patch(live, versions=(*state.planes, *state.workers), version=state.version)
+    if patch is not None:
+        live = await client.merge_patch(DEPLOYMENT, coredns.NAME, coredns.NAMESPACE, patch)
+    return coredns.describe_rollout(live) if waits or patch is not None else None
+
+
+async def _begin(scope: ClusterScope, state: UpgradeState, client: KubeClient) -> None:
+    """The last preparation: from now on control planes join with the wanted version."""
+    if scope.kubeadm_config is None:
+        raise TransientError("kubeadm's record was not read")
+    patch = kubeadm_record.build_version_patch(scope.kubeadm_config, state.version)
+    await client.merge_patch(CONFIG_MAP, kubeadm_record.NAME, kubeadm_record.NAMESPACE, patch)
+    before = compute_oldest(state.planes)
+    if before != state.version:
+        _tell(scope, "UpgradeStarted", f"control planes go from {before} to {state.version}, one by one")
+    elif state.recorded is not None:
+        _tell(scope, "UpgradeTakenBack", f"no control plane had joined with {state.recorded}: all stay {before}")
+
+
+def _tell(scope: ClusterScope, reason: str, message: str) -> None:
+    meta = scope.cluster.metadata
+    obj: dict[str, Any] = {
+        "apiVersion": NESTED_CLUSTER.api_version,
+        "kind": NESTED_CLUSTER.kind,
+        "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
+    }
+    scope.deps.recorder.event(obj, "Normal", reason, message)
