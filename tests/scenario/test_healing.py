@@ -183,7 +183,7 @@ async def test_the_only_control_plane_is_not_replaced_by_this(scenario: Scenario
     scenario.provider.remove(await scenario.machine_ref("c1-cp-0"))
 
     async def is_lost() -> bool:
-        return (await scenario.condition("c1", "Stalled")).get("reason") == "ControlPlaneLost"
+        return (await scenario.condition("c1", "Stalled")).get("reason") == "RestoreImpossible"
 
     await scenario.until(is_lost)
     scenario.advance(HOUR)
