@@ -46,10 +46,10 @@ def test_what_is_due_is_renewed_and_loaded_one_after_the_other(tmp_path: Path) -
         *(ACCEPTED.format(name) for name in ("admin", "controller-manager", "scheduler")),
         "crictl ps -q --label io.kubernetes.container.name=kube-controller-manager",
         "crictl stop --timeout 30 of-kube-controller-manager",
-        "busybox https://127.0.0.1:10257/healthz",
+        "healthz 127.0.0.1:10257",
         "crictl ps -q --label io.kubernetes.container.name=kube-scheduler",
         "crictl stop --timeout 30 of-kube-scheduler",
-        "busybox https://127.0.0.1:12345/healthz",
+        "healthz 127.0.0.1:12345",
     ]
     assert told.endswith(f"certificates-failure- capn.dev/certificates-end={end_of(0 * DAY, YEAR, plane)}")
     assert told.startswith("kubectl --kubeconfig /etc/kubernetes/kubelet.conf annotate --overwrite node ")
@@ -78,7 +78,7 @@ def test_it_waits_for_the_api_server_and_for_each_component(tmp_path: Path) -> N
     plane = ControlPlane(tmp_path, age=DUE)
     plane.sandbox.environment["CAPN_WAIT_S"] = "30"
     (plane.root / "served").write_bytes(plane.before["pki/apiserver.crt"])
-    plane.program("busybox", '<usual>\n[ "$(grep -c "$5" "$ROOT/calls")" -ge 3 ]')
+    plane.program("healthz", '<usual>\n[ "$(grep -c "$1" "$ROOT/calls")" -ge 3 ]')
     process = plane.sandbox.start("certificates.sh")
     try:
         wait_until(lambda: plane.calls("kubeadm") != [] and plane.leaves() == plane.renewed())
@@ -89,7 +89,7 @@ def test_it_waits_for_the_api_server_and_for_each_component(tmp_path: Path) -> N
     finally:
         end_session(process)
     assert [call.split()[0] for call in plane.calls() if "kubectl" not in call and "crictl ps" not in call] == [
-        "kubeadm", "crictl", *["busybox"] * 3, "crictl", *["busybox"] * 3,
+        "kubeadm", "crictl", *["healthz"] * 3, "crictl", *["healthz"] * 3,
     ]  # fmt: skip
 
 
@@ -98,8 +98,8 @@ def test_a_component_that_does_not_come_back_has_everything_put_back(tmp_path: P
     plane = ControlPlane(tmp_path, age=DUE)
     # Healthy only with the certificates of before.
     plane.program(
-        "busybox",
-        f'<usual>\n[ "$5" != https://127.0.0.1:{port}/healthz ] || cmp -s "$ROOT/admin" $ROOT/etc/*/admin.conf',
+        "healthz",
+        f'<usual>\n[ "$1" != 127.0.0.1:{port} ] || cmp -s "$ROOT/admin" $ROOT/etc/*/admin.conf',
     )
     (plane.root / "admin").write_bytes(plane.before["admin.conf"])
     assert plane.run() == 1
@@ -112,7 +112,7 @@ def test_a_component_that_does_not_come_back_has_everything_put_back(tmp_path: P
     assert told.startswith(f"capn.dev/certificates-failure={component} does not come back with its new certificate ")
     assert told.endswith(end_of(DUE, YEAR, plane))
     assert "either" not in plane.log()
-    plane.program("busybox", "<usual>")
+    plane.program("healthz", "<usual>")
     assert plane.run() == 0, "the next day it is tried again"
     assert plane.leaves() == plane.renewed()
     assert plane.told()[-1].startswith("capn.dev/certificates-failure- ")
