@@ -54,10 +54,12 @@ def describe_rollout(deployment: Json | None) -> str | None:
     replicas = deployment["spec"].get("replicas", 1)
     updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
     seen = status.get("observedGeneration", 0) >= meta.get("generation", 0)
-    if seen and updated >= replicas and available >= replicas and status.get("replicas", 0) <= updated:
+    total = status.get("replicas", 0)
+    if seen and updated >= replicas and available >= replicas and total <= updated:
         return None
-    ready = min(updated, available) if seen else 0
-    return f"CoreDNS {read_tag(deployment)}: {min(ready, replicas)} of {replicas} pods have changed to it"
+    # Those that do not serve may all be new ones.
+    ready = max(0, min(replicas, updated - (total - available))) if seen else 0
+    return f"CoreDNS {read_tag(deployment)}: {ready} of {replicas} pods serve"
 
 
 def _build_patch(deployment: Json, tag: str, pinned: str | None) -> dict[str, Any]:

@@ -65,12 +65,16 @@ def image_of(workload: Mapping[str, Any]) -> str:
 
 
 class Workloads:
-    """The pods of the add-ons. `faults`: what was wrong at any moment. `restarted`: nodes whose kube-proxy was new."""
+    """The pods of the add-ons. `faults`: what was wrong at any moment. `restarted`: nodes whose kube-proxy was new.
+
+    `held`: the end of an image's name whose pods do not become ready.
+    """
 
     def __init__(self, api: MemoryKubeClient) -> None:
         self.api = api.as_manager("kube-controller-manager")
         self.faults: list[str] = []
         self.looks = 0
+        self.held: str | None = None
         self._number = 0
         self._proxies: dict[str, tuple[str, str]] = {}
         self.restarted: set[str] = set()
@@ -78,6 +82,10 @@ class Workloads:
     @staticmethod
     def runs(pod: Mapping[str, Any], nodes: Mapping[str, Json]) -> bool:
         return _runs(pod, nodes)
+
+    def _is_running(self, pod: Mapping[str, Any], nodes: Mapping[str, Json]) -> bool:
+        held = self.held is not None and str(pod["spec"]["containers"][0].get("image", "")).endswith(self.held)
+        return _runs(pod, nodes) and not held
 
     async def run(self) -> None:
         seen = -1
@@ -139,7 +147,7 @@ class Workloads:
         pods = {pod["spec"]["nodeName"]: pod for pod in await self._pods(uid)}
         old = [pod for pod in pods.values() if pod["spec"]["containers"] != template["containers"]]
         if old and owner["spec"]["updateStrategy"]["type"] == "RollingUpdate":
-            victim = min(old, key=lambda pod: _runs(pod, nodes))
+            victim = min(old, key=lambda pod: self._is_running(pod, nodes))
             await self._delete(victim)
             await self._create("DaemonSet", owner, victim["spec"]["nodeName"])
         pods = {pod["spec"]["nodeName"]: pod for pod in await self._pods(uid)}
@@ -147,7 +155,7 @@ class Workloads:
             "observedGeneration": owner["metadata"]["generation"],
             "desiredNumberScheduled": len(wanted),
             "updatedNumberScheduled": sum(pod["spec"]["containers"] == template["containers"] for pod in pods.values()),
-            "numberAvailable": sum(_runs(pod, nodes) for pod in pods.values()),
+            "numberAvailable": sum(self._is_running(pod, nodes) for pod in pods.values()),
         }
         await self._write_status(DAEMON_SET, owner, status)
 
@@ -158,10 +166,10 @@ class Workloads:
         pods = await self._pods(owner["metadata"]["uid"])
         new = [pod for pod in pods if _same(pod, template)]
         old = [pod for pod in pods if not _same(pod, template)]
-        serving = sum(_runs(pod, nodes) for pod in pods)
+        serving = sum(self._is_running(pod, nodes) for pod in pods)
         if old and serving > replicas - rolling["maxUnavailable"]:
-            await self._delete(min(old, key=lambda pod: _runs(pod, nodes)))
-        elif old and (broken := [pod for pod in old if not _runs(pod, nodes)]):
+            await self._delete(min(old, key=lambda pod: self._is_running(pod, nodes)))
+        elif old and (broken := [pod for pod in old if not self._is_running(pod, nodes)]):
             await self._delete(broken[0])
         elif len(new) < replicas and len(pods) < replicas + surge:
             await self._create("ReplicaSet", owner, None)
@@ -171,7 +179,7 @@ class Workloads:
             "observedGeneration": owner["metadata"]["generation"],
             "replicas": len(pods),
             "updatedReplicas": sum(_same(pod, template) for pod in pods),
-            "availableReplicas": sum(_runs(pod, nodes) for pod in pods),
+            "availableReplicas": sum(self._is_running(pod, nodes) for pod in pods),
         }
         await self._write_status(DEPLOYMENT, owner, status)
 
@@ -200,7 +208,7 @@ class Workloads:
         """DNS serves, and each node has a kube-proxy that runs."""
         self.looks += 1
         pods = (await self.api.list(POD, namespace=SYSTEM)).items
-        running = [pod for pod in pods if _runs(pod, nodes)]
+        running = [pod for pod in pods if self._is_running(pod, nodes)]
         if not any(pod["metadata"].get("labels", {}).get("k8s-app") == "kube-dns" for pod in running):
             self.faults.append(f"no DNS: {[(p['metadata']['name'], p['spec'].get('nodeName')) for p in pods]}")
         proxies = {
@@ -210,6 +218,13 @@ class Workloads:
         }
         live = {name for name in nodes if await self.api.get(NODE, name) is not None}
         self.faults += [f"no kube-proxy on {name}" for name in sorted(live - proxies.keys())]
+        self.faults += [
+            f"{pod['metadata']['name']} cannot start on {pod['spec']['nodeName']}"
+            for pod in pods
+            if pod["metadata"].get("labels", {}).get("k8s-app") == "kube-proxy"
+            and pod["spec"]["nodeName"] in live
+            and not self._is_running(pod, nodes)
+        ]
         self._note_skew(proxies, nodes)
         for name, pod in proxies.items():
             node_uid, pod_uid = nodes[name]["metadata"]["uid"], pod["metadata"]["uid"]

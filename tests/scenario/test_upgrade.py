@@ -237,7 +237,7 @@ async def test_a_controller_that_dies_again_and_again_goes_on(replicas: int) -> 
 
 
 class Deaths:
-    """Each life of the controller ends at a write of a step, in the child or here: after one, or before the next."""
+    """Each life of the controller ends at a write of a step, here or in the child: after one, or before the second."""
 
     def __init__(self, when: Any) -> None:
         self._when = when
@@ -427,6 +427,22 @@ async def test_two_minors_at_once_are_refused_by_name(scenario: Scenario) -> Non
     await scenario.patch("c1", {"version": "v1.38.0"})
     await says(scenario, "VersionJump", "one minor version at a time", kind="Stalled")
     assert await versions(scenario) == {OLD}
+
+
+async def test_no_old_control_plane_leaves_before_dns_serves_on_new_nodes(scenario: Scenario) -> None:
+    child = await create(scenario, workers=1)
+    async with running_addons(child, OLD) as addons:
+        addons.held = COREDNS[37]
+        await scenario.patch("c1", {"version": NEW})
+        await says(scenario, "WaitingForDNS", "0 of 2 pods", kind="ControlPlaneReady")
+        assert [machine["metadata"]["name"] for machine in await machines(scenario, names.ROLE_CONTROL_PLANE)] == [
+            "c1-cp-0",
+            "c1-cp-1",
+        ]
+        addons.held = None
+        await addons.step()
+        await has_settled(scenario, NEW)
+        await says(scenario, "Upgraded")
 
 
 async def test_a_kube_proxy_that_is_deleted_on_an_old_node_comes_back_there(scenario: Scenario) -> None:

@@ -77,6 +77,7 @@ def test_an_unknown_minor_changes_nothing() -> None:
         ({"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}, "0 of 2"),
         ({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 1, "availableReplicas": 3}, "1 of 2"),
         ({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 2, "availableReplicas": 3}, "2 of 2"),
+        ({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 1, "availableReplicas": 2}, "0 of 2"),
         ({}, "0 of 2"),
     ],
 )
