@@ -114,6 +114,22 @@ class Lab(Story):
     def domains(self) -> set[str]:
         return set(self.virsh("list", "--all", "--name").split())
 
+    def domain_of(self, machine: str) -> str:
+        """The domain of a machine."""
+        [found] = [name for name in self.domains() if f"-{machine}-" in name]
+        return found
+
+    def destroy(self, machine: str) -> None:
+        """Take a machine's VM away behind capn's back."""
+        domain = self.domain_of(machine)
+        self.virsh("destroy", domain)
+        self.virsh("undefine", domain)
+        self.say(f"the VM of {machine} was destroyed, and its definition removed")
+
+    def is_empty(self) -> bool:
+        """Whether no machine, no disk of one and no network of a cluster is left."""
+        return not (self.domains() or self.volumes() or self.networks() - {"default"})
+
     def volumes(self) -> set[str]:
         """Volumes that belong to machines; those of node images stay for the next cluster."""
         if "capn" not in self.virsh("pool-list", "--all", "--name").split():

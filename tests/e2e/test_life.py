@@ -117,19 +117,6 @@ def remembers(child: Kubectl) -> set[str]:
     return {name.partition("/")[2] for name in names} - {"kube-root-ca.crt"}
 
 
-def domain_of(lab: Lab, machine: str) -> str:
-    [found] = [name for name in lab.domains() if machine in name]
-    return found
-
-
-def destroy(lab: Lab, machine: str) -> None:
-    """Take a VM away behind capn's back."""
-    domain = domain_of(lab, f"-{machine}-")
-    lab.virsh("destroy", domain)
-    lab.virsh("undefine", domain)
-    lab.say(f"the VM of {machine} was destroyed")
-
-
 def test_a_cluster_of_the_former_minor_serves(lab: Lab, served: Served) -> None:
     assert lab.cluster(NAME)["status"]["version"] == FORMER
     assert set(kubelets(lab).values()) == {FORMER}
@@ -241,7 +228,7 @@ def test_workers_come_and_go(lab: Lab, served: Served) -> None:
 
 def test_a_worker_that_lost_its_vm_is_replaced(lab: Lab, served: Served) -> None:
     [(name, machine)] = machines(lab, "worker").items()
-    destroy(lab, name)
+    lab.destroy(name)
 
     def replaced() -> bool:
         uids = {found["metadata"]["uid"] for found in machines(lab, "worker").values()}
@@ -262,7 +249,7 @@ def test_the_only_control_plane_is_restored_from_the_newest_snapshot(lab: Lab, s
     pods = set(web_pods(child))
     served.report("a second snapshot")
     [(name, machine)] = machines(lab, "control-plane").items()
-    destroy(lab, name)
+    lab.destroy(name)
 
     def restored() -> bool:
         found = machines(lab, "control-plane")
@@ -284,7 +271,7 @@ def test_the_only_control_plane_is_restored_from_the_newest_snapshot(lab: Lab, s
 def test_a_new_cluster_begins_with_a_snapshot(lab: Lab, served: Served) -> None:
     served.report("until the end")
     lab.kubectl("delete", "nestedcluster", NAME, "-n", NAMESPACE, "--timeout=300s", timeout_s=330)
-    assert not lab.domains()
+    assert lab.is_empty()
     source = {"store": STORE, "cluster": {"name": NAME}}
     lab.kubectl.apply(manifest(HEIR, VERSION, restoreFrom=source))
     lab.wait_for("the new cluster is Ready", lambda: is_ready(lab, HEIR), limit_s=3 * BOOT_LIMIT_S)
@@ -299,6 +286,4 @@ def test_a_new_cluster_begins_with_a_snapshot(lab: Lab, served: Served) -> None:
 
 def test_deleting_leaves_nothing(lab: Lab) -> None:
     lab.kubectl("delete", "nestedcluster", HEIR, "-n", NAMESPACE, "--timeout=300s", timeout_s=330)
-    assert not lab.domains()
-    assert not lab.volumes()
-    assert not lab.networks() - {"default"}
+    assert lab.is_empty()
