@@ -168,7 +168,6 @@ def test_a_control_plane_that_lost_its_power_comes_back_as_the_same_node(lab: La
     assert child.json("get", "node", "good-cp-0")["metadata"]["uid"] == before["metadata"]["uid"]
     lab.wait_for("good is Ready", lambda: condition(lab.cluster("good"), "Ready")["status"] == "True",
                  limit_s=BOOT_LIMIT_S)  # fmt: skip
-    assert lab.cluster("good")["status"]["endpoint"]["virtual"] is True
 
 
 def test_bootstrap_secrets_are_gone_after_the_join(lab: Lab) -> None:

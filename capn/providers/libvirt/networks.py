@@ -2,8 +2,8 @@
 
 Role: blocking calls on one `Session`. A cluster has a NAT network of its own, whose UUID is derived from the
 cluster's UID (that is the proof of ownership), or shares a network that the administrator names. Addresses are DHCP
-host entries. The endpoint's entry belongs to no machine: it keeps the address for the control planes, which hold it
-among themselves. Must not: change any other network, or any other entry of a shared one.
+host entries. The first control plane's MAC address belongs to the cluster, so the child's address outlives that
+machine. Must not: change any other network, or any other entry of a shared one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from capn.settings import LibvirtEndpoint
 
 _CLUSTER_PREFIX = 24
 _SHORT = 6
-# By its name an entry is told from those of machines, whose names end with a number.
+# Name of an endpoint's entry that belongs to no machine (docs/adr/0020; none is made now); machines' end with a number.
 _ENDPOINT_SUFFIX = "-endpoint"
 _CONFIG: int = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
 _LIVE: int = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE | _CONFIG
@@ -64,12 +64,6 @@ def endpoint_mac(cluster: ClusterRef) -> str:
     In clusters made before control planes held it among themselves it is the first control plane's own.
     """
     return names.build_mac(f"endpoint/{cluster.uid}")
-
-
-def _endpoint_name(cluster: ClusterRef, *, shared: bool) -> str:
-    """Name of the endpoint's entry; clusters of one name may share a network."""
-    mark = f"capn-{names.build_short_id(cluster.uid)}" if shared else cluster.name
-    return f"{mark}{_ENDPOINT_SUFFIX}"
 
 
 def network_name(cluster: ClusterRef) -> str:
@@ -222,7 +216,7 @@ def _network_xml(cluster: ClusterRef, subnet: IPv4Network) -> str:
         bridge=f"capn{names.build_short_id(cluster.uid)}",
         subnet=subnet,
         endpoint_mac=endpoint_mac(cluster),
-        endpoint_name=_endpoint_name(cluster, shared=False),
+        endpoint_name=names.control_plane_machine(cluster.name, 0),
     )
 
 
@@ -274,15 +268,14 @@ def _reserve_endpoint(session: Session, endpoint: LibvirtEndpoint, cluster: Clus
     if view.find_host(endpoint_mac(cluster)) is not None:
         return
     if endpoint.network is None:
-        address, name = str(endpoint_address(view.subnet)), _endpoint_name(cluster, shared=False)
+        address, name = str(endpoint_address(view.subnet)), names.control_plane_machine(cluster.name, 0)
         _add_host(session, handle, mac=endpoint_mac(cluster), address=address, name=name)
         return
     used = {host.address for host in view.hosts} | {lease["ipaddr"] for lease in handle.DHCPLeases()}
     free = next((str(address) for address in _shared_addresses(view) if str(address) not in used), None)
     if free is None:
         raise TerminalError(f"the shared network {view.name} has no free address", reason="AddressesExhausted")
-    name = _endpoint_name(cluster, shared=True)
-    _add_host(session, handle, mac=endpoint_mac(cluster), address=free, name=name)
+    _add_host(session, handle, mac=endpoint_mac(cluster), address=free, name=None)
 
 
 def _shared_addresses(view: NetworkView) -> list[IPv4Address]:
