@@ -56,6 +56,11 @@ class LibvirtEndpoint(_Strict):
         default=IPv4Network("10.89.0.0/16"), description="Each cluster gets a /24 of this as its own NAT network."
     )
     network: str | None = Field(default=None, description="Existing libvirt network that clusters share instead.")
+    virtual_endpoint: bool = Field(
+        default=False,
+        description="New clusters' control planes hold the endpoint's address among themselves (on trial: ADR 20), so"
+        " that each of them can be replaced; false: the first one has it, and stays.",
+    )
     reserved_cidrs: tuple[IPv4Network, ...] = Field(
         default=(), description="Networks that no cluster may overlap: the parent's pods, Services and nodes."
     )

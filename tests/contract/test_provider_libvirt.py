@@ -320,8 +320,13 @@ async def reaches_soon(source: Neighbour, address: IPv4Address) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_clusters_can_share_a_network(rig: LibvirtRig) -> None:
-    endpoint = rig.endpoint.model_copy(update={"network": "shared"})
+@pytest.mark.parametrize(
+    ("virtual", "addresses"),
+    # Two are the clusters' endpoints: the first control plane's own, or no machine's.
+    [(False, ["10.77.0.10", "10.77.0.12"]), (True, ["10.77.0.12", "10.77.0.13"])],
+)
+async def test_clusters_can_share_a_network(rig: LibvirtRig, *, virtual: bool, addresses: list[str]) -> None:
+    endpoint = rig.endpoint.model_copy(update={"network": "shared", "virtual_endpoint": virtual})
     provider = LibvirtProvider(endpoint, rig.images)
     with pytest.raises(TerminalError, match="shared is not started"):
         await provider.ensure_cluster(cluster_request(cluster_ref()))
@@ -332,7 +337,8 @@ async def test_clusters_can_share_a_network(rig: LibvirtRig) -> None:
         made = [await provider.ensure_cluster(cluster_request(cluster_ref(name))) for name in ("demo", "other")]
         assert [cluster.endpoint_host for cluster in made] == ["10.77.0.10", "10.77.0.11"]
         machines = [await provider.ensure_machine(r) for r in (control_plane(cluster_ref()), worker(cluster_ref()))]
-        assert [machine.addresses for machine in machines] == [("10.77.0.10",), ("10.77.0.12",)]
+        assert [cluster.virtual for cluster in made] == [virtual, virtual]
+        assert [machine.addresses for machine in machines] == [(address,) for address in addresses]
         for request in (worker(cluster_ref()), control_plane(cluster_ref())):
             await provider.delete_machine(request.ref)
         for name in ("demo", "other"):

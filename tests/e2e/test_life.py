@@ -56,8 +56,9 @@ def lab(account: Path, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactor
     directory = tmp_path_factory.mktemp("life")
     (directory / "store").mkdir()
     settings = {"backup_stores": {STORE: {"kind": "directory", "path": str(directory / "store")}}}
+    versions = [FORMER, VERSION]
     with running_lab(
-        directory, account, kubectl, namespace=NAMESPACE, versions=[FORMER, VERSION], settings=settings
+        directory, account, kubectl, namespace=NAMESPACE, versions=versions, settings=settings, virtual_endpoint=True
     ) as lab:
         yield lab
 

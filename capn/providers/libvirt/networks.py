@@ -31,7 +31,7 @@ from capn.settings import LibvirtEndpoint
 
 _CLUSTER_PREFIX = 24
 _SHORT = 6
-# Name of an endpoint's entry that belongs to no machine (docs/adr/0020; none is made now); machines' end with a number.
+# Name of an endpoint's entry that belongs to no machine (docs/adr/0020); machines' names end with a number.
 _ENDPOINT_SUFFIX = "-endpoint"
 _CONFIG: int = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
 _LIVE: int = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE | _CONFIG
@@ -64,6 +64,15 @@ def endpoint_mac(cluster: ClusterRef) -> str:
     In clusters made before control planes held it among themselves it is the first control plane's own.
     """
     return names.build_mac(f"endpoint/{cluster.uid}")
+
+
+def _endpoint_name(endpoint: LibvirtEndpoint, cluster: ClusterRef) -> str | None:
+    """Name of the endpoint's entry; clusters of one name may share a network."""
+    shared = endpoint.network is not None
+    if not endpoint.virtual_endpoint:
+        return None if shared else names.control_plane_machine(cluster.name, 0)
+    mark = f"capn-{names.build_short_id(cluster.uid)}" if shared else cluster.name
+    return f"{mark}{_ENDPOINT_SUFFIX}"
 
 
 def network_name(cluster: ClusterRef) -> str:
@@ -189,7 +198,7 @@ def _make_network(session: Session, endpoint: LibvirtEndpoint, request: ClusterR
             subnet = _choose_subnet(session, endpoint, request, refused)
             session.checkpoint()
             existing = session.conn.networkDefineXMLFlags(
-                _network_xml(request.ref, subnet), libvirt.VIR_NETWORK_DEFINE_VALIDATE
+                _network_xml(endpoint, request.ref, subnet), libvirt.VIR_NETWORK_DEFINE_VALIDATE
             )
         try:
             session.checkpoint()
@@ -209,14 +218,14 @@ def _make_network(session: Session, endpoint: LibvirtEndpoint, request: ClusterR
     raise TransientError("the hypervisor refused every network tried: its addresses are used otherwise")
 
 
-def _network_xml(cluster: ClusterRef, subnet: IPv4Network) -> str:
+def _network_xml(endpoint: LibvirtEndpoint, cluster: ClusterRef, subnet: IPv4Network) -> str:
     return build_network_xml(
         name=network_name(cluster),
         uuid=names.build_network_uuid(cluster.uid),
         bridge=f"capn{names.build_short_id(cluster.uid)}",
         subnet=subnet,
         endpoint_mac=endpoint_mac(cluster),
-        endpoint_name=names.control_plane_machine(cluster.name, 0),
+        endpoint_name=_endpoint_name(endpoint, cluster) or names.control_plane_machine(cluster.name, 0),
     )
 
 
@@ -268,14 +277,15 @@ def _reserve_endpoint(session: Session, endpoint: LibvirtEndpoint, cluster: Clus
     if view.find_host(endpoint_mac(cluster)) is not None:
         return
     if endpoint.network is None:
-        address, name = str(endpoint_address(view.subnet)), names.control_plane_machine(cluster.name, 0)
+        address, name = str(endpoint_address(view.subnet)), _endpoint_name(endpoint, cluster)
         _add_host(session, handle, mac=endpoint_mac(cluster), address=address, name=name)
         return
     used = {host.address for host in view.hosts} | {lease["ipaddr"] for lease in handle.DHCPLeases()}
     free = next((str(address) for address in _shared_addresses(view) if str(address) not in used), None)
     if free is None:
         raise TerminalError(f"the shared network {view.name} has no free address", reason="AddressesExhausted")
-    _add_host(session, handle, mac=endpoint_mac(cluster), address=free, name=None)
+    name = _endpoint_name(endpoint, cluster)
+    _add_host(session, handle, mac=endpoint_mac(cluster), address=free, name=name)
 
 
 def _shared_addresses(view: NetworkView) -> list[IPv4Address]:
