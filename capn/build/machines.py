@@ -10,6 +10,7 @@ from typing import Any
 
 from capn import names
 from capn.api.cluster import NestedCluster, WorkerPool
+from capn.api.machine import NestedMachine
 from capn.build.owners import build_owner_reference
 from capn.build.pool_size import compute_pool_size
 
@@ -74,3 +75,14 @@ def build_machine(  # noqa: PLR0913 - which machine, and what is not in the spec
         },
         "spec": fields,
     }
+
+
+def compute_provider_id(machine: NestedMachine) -> str:
+    """The ID that the machine's node is registered with."""
+    return names.build_provider_id(
+        machine.spec.infrastructure.kind.value,
+        namespace=machine.metadata.namespace,
+        cluster=machine.spec.cluster_name,
+        machine=machine.metadata.name,
+        machine_uid=machine.metadata.uid,
+    )

@@ -1,4 +1,4 @@
-"""Owner references and labels that every object of a cluster carries.
+"""Owner references and labels that every object of a cluster carries, and how one is named in an event.
 
 Role: pure. Must not: be used for objects in a child cluster, whose API knows nothing of the parent's UIDs.
 """
@@ -10,6 +10,8 @@ from typing import Any
 from capn import names
 from capn.api.cluster import NestedCluster
 from capn.api.machine import NestedMachine
+from capn.api.meta import ObjectMeta
+from capn.api.resources import Resource
 
 
 def build_owner_reference(owner: NestedCluster | NestedMachine) -> dict[str, Any]:
@@ -28,3 +30,12 @@ def build_owner_reference(owner: NestedCluster | NestedMachine) -> dict[str, Any
 def build_cluster_labels(cluster: str) -> dict[str, str]:
     """Labels by which capn and Cluster API's tools find what belongs to a cluster."""
     return {names.LABEL_CLUSTER: cluster, names.LABEL_CAPI_CLUSTER: cluster}
+
+
+def build_subject(resource: Resource, meta: ObjectMeta) -> dict[str, Any]:
+    """An object by kind, name and UID: what an event is about, and the head of a status that is applied."""
+    return {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
+    }

@@ -17,6 +17,7 @@ from typing import Any
 from capn.api import checks
 from capn.api.cluster import NestedCluster
 from capn.api.machine import NestedMachine
+from capn.api.restore import RestoreStatus
 from capn.build.control_plane_plan import LOST
 from capn.build.snapshots import FORMAT, build_mark
 from capn.build.version_skew import parse_version
@@ -55,6 +56,11 @@ class Facts:
     pod_cidr: str
     service_cidr: str
     dns_domain: str
+
+
+def is_of(machine: NestedMachine, restore: RestoreStatus) -> bool:
+    """Whether the machine was made for that restore."""
+    return machine.spec.bootstrap.restore == restore.started_at
 
 
 def find_loss(control_planes: Sequence[NestedMachine]) -> Loss | None:

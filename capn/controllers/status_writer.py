@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from capn.api.conditions import compute_transitions
 from capn.api.meta import Condition, ObjectMeta
 from capn.api.resources import Resource
+from capn.build.owners import build_subject
 from capn.controllers.deps import Cache, Recorder
 from capn.errors import NotFoundError
 from capn.kube.client import KubeClient
@@ -52,12 +53,7 @@ async def write_status(  # noqa: PLR0913 - all of it is the one write
     """Apply the status when it differs; True when it was written. An object that is gone by now is fine."""
     if _read(after) == _read(before):
         return False
-    obj = {
-        "apiVersion": resource.api_version,
-        "kind": resource.kind,
-        "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
-        "status": after.to_json(),
-    }
+    obj = build_subject(resource, meta) | {"status": after.to_json()}
     try:
         cache.note_write(await client.apply(resource, obj, subresource="status"))
     except NotFoundError:

@@ -18,6 +18,7 @@ from capn import names
 from capn.api.conditions import ClusterCondition
 from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER, SECRET
 from capn.build.kubeconfig_renewal import compute_renewal, issue_admin, renew_kubeconfig
+from capn.build.owners import build_subject
 from capn.build.pki import ClusterPki
 from capn.build.secrets import read_secret_value
 from capn.controllers.cluster.scope import ClusterScope
@@ -86,13 +87,8 @@ async def _try(scope: ClusterScope, kubeconfig: bytes) -> None:
 
 def _tell(scope: ClusterScope, error: CapnError) -> None:
     log.warning("the kubeconfig cannot be renewed yet", cluster=scope.ref.name, reason=error.reason, error=str(error))
-    meta = scope.cluster.metadata
     scope.deps.recorder.event(
-        {
-            "apiVersion": NESTED_CLUSTER.api_version,
-            "kind": NESTED_CLUSTER.kind,
-            "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
-        },
+        build_subject(NESTED_CLUSTER, scope.cluster.metadata),
         "Warning",
         EVENT_FAILED,
         f"the child does not accept a new client certificate yet ({error.reason}); the old one is kept. If this lasts,"

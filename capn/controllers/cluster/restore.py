@@ -18,10 +18,10 @@ import structlog
 
 from capn import names
 from capn.api.conditions import ClusterCondition, MachineCondition, find, is_true
-from capn.api.machine import NestedMachine
 from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER
 from capn.api.restore import RestorePhase, RestoreStatus
-from capn.build.restore_plan import Loss, find_loss
+from capn.build.owners import build_subject
+from capn.build.restore_plan import Loss, find_loss, is_of
 from capn.controllers.child_pool import Child
 from capn.controllers.cluster.initialized import compute_machine_wait
 from capn.controllers.cluster.machines import delete_machines, list_live_machines
@@ -138,11 +138,6 @@ async def _remove_former(scope: ClusterScope, restore: RestoreStatus) -> Wait | 
     return Wait("RemovingControlPlanes", f"{named} must be gone before {restore.snapshot} is restored", POLL_S)
 
 
-def is_of(machine: NestedMachine, restore: RestoreStatus) -> bool:
-    """Whether the machine was made for that restore."""
-    return machine.spec.bootstrap.restore == restore.started_at
-
-
 async def reconcile_upload(scope: ClusterScope) -> Wait | None:
     """Bring the snapshot to the new machine when it waits for it; done when the machine says that it is done."""
     restore = scope.restoring
@@ -209,9 +204,8 @@ async def _upload(scope: ClusterScope, restore: RestoreStatus, child: Child) -> 
 async def _choose_again(scope: ClusterScope, restore: RestoreStatus) -> Wait:
     """The snapshot went from the store meanwhile; the machine goes on waiting, for another one."""
     cluster = scope.cluster
-    wanted = cluster.spec.restore_from
-    again = wanted is not None and restore.reason == "RestoreFrom"
-    source = Source.of_spec(cluster, wanted) if again and wanted is not None else Source.of_backup(cluster)
+    wanted = cluster.spec.restore_from if restore.reason == "RestoreFrom" else None
+    source = Source.of_backup(cluster) if wanted is None else Source.of_spec(cluster, wanted)
     wait = await _begin(scope, source, restore.reason, f"the store has {restore.snapshot} no more")
     if scope.restore is not None:
         scope.restore = scope.restore.model_copy(update={"started_at": restore.started_at})
@@ -233,10 +227,5 @@ async def _open(scope: ClusterScope) -> Child:
 def tell(scope: ClusterScope, reason: str, message: str) -> None:
     """An event on the cluster, a warning: whoever looks after it must hear of a restore."""
     meta = scope.cluster.metadata
-    obj = {
-        "apiVersion": NESTED_CLUSTER.api_version,
-        "kind": NESTED_CLUSTER.kind,
-        "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
-    }
-    scope.deps.recorder.event(obj, "Warning", reason, message[:1000])
+    scope.deps.recorder.event(build_subject(NESTED_CLUSTER, meta), "Warning", reason, message[:1000])
     log.warning("restore", cluster=meta.name, namespace=meta.namespace, reason=reason, what=message)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from capn import names
 from capn.api.conditions import MachineCondition, is_true
 from capn.api.machine import NestedMachine
 from capn.api.resources import CONFIG_MAP, NODE
 from capn.api.restore import RestorePhase
+from capn.build.machines import compute_provider_id
 from capn.build.restore_plan import compute_node_changes
 from capn.controllers.cluster.restore import tell
 from capn.controllers.cluster.scope import ClusterScope
@@ -33,7 +33,7 @@ async def reconcile_restored(scope: ClusterScope) -> Wait | None:
         return None
     if scope.child is None:
         raise TransientError("the child's API is not open yet")
-    provider_ids = {machine.metadata.name: _build_provider_id(machine) for machine in scope.machines}
+    provider_ids = {machine.metadata.name: compute_provider_id(machine) for machine in scope.machines}
     joined = {machine.metadata.name for machine in scope.machines if _has_joined(machine)}
     await replace_nodes(scope.child.client, provider_ids, joined)
     completed = {"phase": RestorePhase.COMPLETED, "completed_at": format_time(scope.deps.now())}
@@ -45,16 +45,6 @@ async def reconcile_restored(scope: ClusterScope) -> Wait | None:
 def _has_joined(machine: NestedMachine) -> bool:
     done = is_true(machine.status.conditions, MachineCondition.BOOTSTRAP_SUCCEEDED)
     return done and not machine.metadata.deleting
-
-
-def _build_provider_id(machine: NestedMachine) -> str:
-    return names.build_provider_id(
-        machine.spec.infrastructure.kind.value,
-        namespace=machine.metadata.namespace,
-        cluster=machine.spec.cluster_name,
-        machine=machine.metadata.name,
-        machine_uid=machine.metadata.uid,
-    )
 
 
 async def replace_nodes(client: KubeClient, provider_ids: dict[str, str], joined: set[str]) -> None:

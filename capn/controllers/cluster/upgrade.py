@@ -10,13 +10,13 @@ goes on from wherever a controller died. Must not: make or delete machines.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from capn import names
 from capn.api.conditions import ClusterCondition, MachineCondition, find, is_true
 from capn.api.machine_template import Machine, quantity_mib
 from capn.api.resources import CONFIG_MAP, DAEMON_SET, DEPLOYMENT, NESTED_CLUSTER
 from capn.build import coredns, kube_proxy, kubeadm_record
+from capn.build.owners import build_subject
 from capn.build.upgrade_stage import Stage, UpgradeState, compute_oldest, read_state
 from capn.controllers.child_pool import Child
 from capn.controllers.cluster.scope import ClusterScope
@@ -164,10 +164,4 @@ async def _begin(scope: ClusterScope, state: UpgradeState, client: KubeClient) -
 
 
 def _tell(scope: ClusterScope, reason: str, message: str) -> None:
-    meta = scope.cluster.metadata
-    obj: dict[str, Any] = {
-        "apiVersion": NESTED_CLUSTER.api_version,
-        "kind": NESTED_CLUSTER.kind,
-        "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
-    }
-    scope.deps.recorder.event(obj, "Normal", reason, message)
+    scope.deps.recorder.event(build_subject(NESTED_CLUSTER, scope.cluster.metadata), "Normal", reason, message)

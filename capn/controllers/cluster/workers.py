@@ -17,6 +17,7 @@ from capn.api.machine import NestedMachine
 from capn.api.pools import HealthCheck
 from capn.api.resources import NESTED_CLUSTER, NODE
 from capn.build.machines import build_machine
+from capn.build.owners import build_subject
 from capn.build.pool_plan import PoolPlan, PoolRequest, compute_pool_plan
 from capn.build.pool_size import compute_pool_size
 from capn.build.remediation import Patient, Verdict, compute_remediation
@@ -161,7 +162,5 @@ def _conclude(scope: ClusterScope, step: _Step) -> Wait | None:
 
 
 def _tell(scope: ClusterScope, said: Said) -> None:
-    meta = scope.cluster.metadata
-    head = {"apiVersion": NESTED_CLUSTER.api_version, "kind": NESTED_CLUSTER.kind}
-    obj = head | {"metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}}
+    obj = build_subject(NESTED_CLUSTER, scope.cluster.metadata)
     scope.deps.recorder.event(obj, "Warning", said.reason, said.message)

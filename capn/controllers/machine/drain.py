@@ -18,6 +18,7 @@ from capn.api.cluster import Drain
 from capn.api.conditions import MachineCondition, find
 from capn.api.resources import NESTED_MACHINE, NODE, POD
 from capn.build.drain import describe_left, is_leaving, is_silent, must_leave, name_pod
+from capn.build.owners import build_subject
 from capn.controllers.machine.node import connect
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.phases import Wait
@@ -102,12 +103,7 @@ def _tell(scope: MachineScope, reason: str, message: str) -> None:
     said = find(scope.machine.status.conditions, MachineCondition.DELETING)
     if (said.reason if said is not None else None) not in _BEFORE:
         return
-    meta = scope.machine.metadata
-    obj = {
-        "apiVersion": NESTED_MACHINE.api_version,
-        "kind": NESTED_MACHINE.kind,
-        "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
-    }
+    obj = build_subject(NESTED_MACHINE, scope.machine.metadata)
     scope.deps.recorder.event(obj, "Warning", reason, f"node {scope.name} is not drained: {message}"[:1000])
     log.warning("node not drained", node=scope.name, reason=reason, why=message)
 

@@ -13,7 +13,10 @@ from capn import names
 from capn.api.cluster import NestedCluster
 from capn.api.conditions import ClusterCondition, MachineCondition, find, is_true
 from capn.api.machine import NestedMachine
+from capn.api.restore import RestoreStatus
+from capn.build.machines import compute_provider_id
 from capn.build.report import Report
+from capn.build.restore_plan import is_of
 from capn.controllers.child_pool import Child
 from capn.controllers.deps import INDEX_CLUSTER, Deps
 from capn.providers.base import ClusterRef, MachineRef, ObservedMachine, Provider
@@ -55,13 +58,7 @@ class MachineScope:
     @property
     def provider_id(self) -> str:
         """The ID that the node is registered with."""
-        return names.build_provider_id(
-            self.machine.spec.infrastructure.kind.value,
-            namespace=self.machine.metadata.namespace,
-            cluster=self.machine.spec.cluster_name,
-            machine=self.name,
-            machine_uid=self.machine.metadata.uid,
-        )
+        return compute_provider_id(self.machine)
 
     @property
     def claimed(self) -> bool:
@@ -96,16 +93,19 @@ class MachineScope:
     @property
     def restoring(self) -> bool:
         """Whether the cluster is being restored, so that there is no child to be asked."""
-        return (
-            self.cluster is not None and self.cluster.status.restore is not None and self.cluster.status.restore.active
-        )
+        restore = self._restore
+        return restore is not None and restore.active
 
     @property
     def superseded(self) -> bool:
         """Whether this is a control plane of before the restore that goes on: it must not begin anything."""
-        restore = self.cluster.status.restore if self.cluster is not None else None
-        mine = restore is not None and self.machine.spec.bootstrap.restore == restore.started_at
-        return self.is_control_plane and self.restoring and not mine
+        restore = self._restore
+        return self.is_control_plane and restore is not None and restore.active and not is_of(self.machine, restore)
+
+    @property
+    def _restore(self) -> RestoreStatus | None:
+        """The cluster's last restore, or the one that goes on."""
+        return None if self.cluster is None else self.cluster.status.restore
 
     @property
     def is_control_plane(self) -> bool:
@@ -135,9 +135,8 @@ class MachineScope:
         if running is None or running.status != "True":
             return None
         start = datetime.fromisoformat(running.last_transition_time)
-        if (restore := self.cluster.status.restore if self.cluster is not None else None) is not None and (
-            self.machine.spec.bootstrap.restore == restore.started_at
-        ):
+        restore = self._restore
+        if restore is not None and is_of(self.machine, restore):
             if restore.uploaded_at is None:
                 return None  # it waits for us
             start = max(start, datetime.fromisoformat(restore.uploaded_at))
