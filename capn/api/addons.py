@@ -11,6 +11,7 @@ from pydantic import Field
 
 from capn.api import crd_rules as rules
 from capn.api.meta import Model
+from capn.api.rule import Rule
 
 
 class ContentRef(Model):
@@ -22,7 +23,7 @@ class ContentRef(Model):
 class Addon(Model):
     """Manifests from one ConfigMap or Secret."""
 
-    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.ADDON_RULES
+    RULES: ClassVar[tuple[Rule, ...]] = rules.ADDON_RULES
 
     name: Annotated[str, Field(max_length=40), rules.LABEL_NAME] = Field(description="Name of the add-on; unique.")
     config_map_ref: ContentRef | None = Field(default=None, description="The ConfigMap with the manifests.")

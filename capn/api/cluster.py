@@ -18,6 +18,7 @@ from capn.api.machine_template import Infrastructure, Labels, Machine, Quantity,
 from capn.api.meta import Conditions, Model, ObjectMeta, RuledModel
 from capn.api.pools import HealthCheck, Remediation, Rollout
 from capn.api.restore import RestoreFrom, RestoreStatus
+from capn.api.rule import Rule, Unique
 
 ArgValue = Annotated[str, Field(max_length=4096), rules.ARG_VALUE]
 ExtraArgs = Annotated[dict[str, ArgValue], Field(max_length=64), BeforeValidator(rules.drop_nulls), rules.ARG_NAMES]
@@ -58,7 +59,7 @@ class PowerState(StrEnum):
 class Network(Model):
     """Addresses inside the child."""
 
-    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.NETWORK_RULES
+    RULES: ClassVar[tuple[Rule, ...]] = rules.NETWORK_RULES
 
     pod_cidr: Annotated[Cidr, rules.POD_CIDR_SIZE, rules.POD_CIDR_FIXED] = Field(
         default="10.244.0.0/16",
@@ -91,7 +92,7 @@ class ControlPlane(Model):
     machine: Machine | None = Field(
         default=None, description="Size of these machines, instead of all of spec.machine; by default spec.machine."
     )
-    extra_sans: Annotated[list[San], Field(max_length=32), rules.Unique()] = Field(
+    extra_sans: Annotated[list[San], Field(max_length=32), Unique()] = Field(
         default_factory=list,
         alias="extraSANs",
         description="More names and addresses in the API server's certificate.",
@@ -107,7 +108,7 @@ class ControlPlane(Model):
 class Autoscaling(Model):
     """Bounds in which a scaler sets a pool's size, by the annotation replicas.capn.dev/<pool> of the NestedCluster."""
 
-    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.AUTOSCALING_RULES
+    RULES: ClassVar[tuple[Rule, ...]] = rules.AUTOSCALING_RULES
 
     min: int = Field(ge=0, le=1000, strict=True, description="Fewest machines.")
     max: int = Field(ge=0, le=1000, strict=True, description="Most machines.")
@@ -116,7 +117,7 @@ class Autoscaling(Model):
 class WorkerPool(Model):
     """Worker machines of one kind."""
 
-    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.WORKER_POOL_RULES
+    RULES: ClassVar[tuple[Rule, ...]] = rules.WORKER_POOL_RULES
 
     name: Annotated[str, Field(max_length=24), rules.LABEL_NAME, rules.POOL_NAME] = Field(
         description="Name of the pool; unique."
@@ -201,7 +202,7 @@ class Backup(Model):
 class NestedClusterSpec(Model):
     """What the user wants; the version alone is enough."""
 
-    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.CLUSTER_SPEC_RULES
+    RULES: ClassVar[tuple[Rule, ...]] = rules.CLUSTER_SPEC_RULES
 
     version: Annotated[Version, *rules.VERSION_UPGRADES] = Field(description="Kubernetes version, such as v1.37.2.")
     isolation: Annotated[Isolation, rules.ISOLATION_IS_VM, rules.ISOLATION_FIXED] = Field(
@@ -217,7 +218,7 @@ class NestedClusterSpec(Model):
     )
     network: Network = Field(default_factory=Network, description="Addresses inside the child.")
     control_plane: ControlPlane = Field(default_factory=ControlPlane, description="The control plane.")
-    workers: Annotated[list[WorkerPool], Field(max_length=32), rules.Unique(("name",))] = Field(
+    workers: Annotated[list[WorkerPool], Field(max_length=32), Unique(("name",))] = Field(
         default_factory=list, description="Pools of worker machines."
     )
     machine: Machine = Field(default_factory=Machine, description="Default size of every machine.")
@@ -226,7 +227,7 @@ class NestedClusterSpec(Model):
         default=None, description="When workers count as unhealthy and are replaced; by default the values named below."
     )
     infrastructure: Infrastructure = Field(default_factory=Infrastructure, description="Where the machines run.")
-    addons: Annotated[list[Addon], Field(max_length=32), rules.Unique(("name",))] = Field(
+    addons: Annotated[list[Addon], Field(max_length=32), Unique(("name",))] = Field(
         default_factory=list, description="Manifests that capn applies to this cluster and keeps there."
     )
     nesting: Nesting | None = Field(default=None, description="Clusters inside this cluster; none by default.")
@@ -338,16 +339,16 @@ class NestedClusterStatus(Model):
     machines: MachineCounts | None = Field(default=None, description="Counts over all machines.")
     control_plane: MachineCounts | None = Field(default=None, description="Counts of control-plane machines.")
     workers: MachineCounts | None = Field(default=None, description="Counts of worker machines.")
-    pools: Annotated[list[PoolCounts], Field(max_length=32), rules.Unique(("name",))] = Field(
+    pools: Annotated[list[PoolCounts], Field(max_length=32), Unique(("name",))] = Field(
         default_factory=list, description="Counts of each worker pool, for scalers."
     )
-    remediations: Annotated[list[Remediation], Field(max_length=32), rules.Unique(("pool",))] | None = Field(
+    remediations: Annotated[list[Remediation], Field(max_length=32), Unique(("pool",))] | None = Field(
         default=None, description="Replacements of unhealthy workers, by pool; kept so that they end."
     )
     nested: NestedSummary | None = Field(default=None, description="The clusters below, where spec.nesting allows any.")
     backup: BackupStatus | None = Field(default=None, description="What became of backups.")
     restore: RestoreStatus | None = Field(default=None, description="The last restore, or the one that goes on.")
-    addons: Annotated[list[AddonStatus], Field(max_length=64), rules.Unique(("name",))] = Field(
+    addons: Annotated[list[AddonStatus], Field(max_length=64), Unique(("name",))] = Field(
         default_factory=list, description="What became of each add-on, those that are being removed included."
     )
     selector: str | None = Field(default=None, max_length=512, description="Label selector of the scaled machines.")
@@ -359,7 +360,7 @@ class NestedClusterStatus(Model):
 class NestedCluster(RuledModel):
     """A Kubernetes cluster inside this one, on machines of its own. The smallest manifest is spec.version alone."""
 
-    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.CLUSTER_RULES
+    RULES: ClassVar[tuple[Rule, ...]] = rules.CLUSTER_RULES
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 

@@ -17,10 +17,10 @@ from pydantic import BaseModel
 
 from capn import names
 from capn.api.cluster import NestedCluster
-from capn.api.crd_rules import CEL_KEY
 from capn.api.generated import generate
 from capn.api.machine import NestedMachine
 from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE, Resource
+from capn.api.rule import CEL_KEY
 
 Schema = dict[str, Any]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capn.api.crd import DEFINITIONS, Definition, Schema, build_object_schema
-from capn.api.crd_rules import CEL_KEY
 from capn.api.generated import generate
+from capn.api.rule import CEL_KEY
 
 _INTRODUCTION = """\
 # API reference

@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 from capn.api import crd_rules as rules
 from capn.api.machine_template import Infrastructure, Labels, Machine, Taints, Version
 from capn.api.meta import Conditions, Model, ObjectMeta, RuledModel
+from capn.api.rule import Rule
 
 
 class BootstrapReference(Model):
@@ -31,7 +32,7 @@ class BootstrapReference(Model):
 class NestedMachineSpec(Model):
     """What the machine shall be. Made by the cluster's controller; machines are replaced, not changed."""
 
-    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.MACHINE_SPEC_RULES
+    RULES: ClassVar[tuple[Rule, ...]] = rules.MACHINE_SPEC_RULES
 
     cluster_name: Annotated[str, Field(max_length=40), rules.LABEL_NAME] = Field(
         description="The NestedCluster's name."
@@ -107,7 +108,7 @@ class NestedMachineStatus(Model):
 class NestedMachine(RuledModel):
     """One machine of a NestedCluster. Made and replaced by the cluster's controller, not by hand."""
 
-    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.MACHINE_RULES
+    RULES: ClassVar[tuple[Rule, ...]] = rules.MACHINE_RULES
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 

@@ -14,6 +14,7 @@ from capn.api import checks
 from capn.api import crd_rules as rules
 from capn.api.checks import quantity_mib
 from capn.api.meta import Model
+from capn.api.rule import Rule, Unique
 
 __all__ = [
     "RFC1123_LABEL", "VERSION_PATTERN", "Infrastructure", "InfrastructureKind", "Labels", "Machine", "Quantity",
@@ -58,7 +59,7 @@ class Machine(Model):
 class Infrastructure(Model):
     """Where machines run. Only a name: addresses and credentials of hypervisors are the administrator's settings."""
 
-    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.INFRASTRUCTURE_RULES
+    RULES: ClassVar[tuple[Rule, ...]] = rules.INFRASTRUCTURE_RULES
 
     kind: InfrastructureKind = Field(default=InfrastructureKind.LIBVIRT, description="Provider of the machines.")
     endpoint: Annotated[str, Field(max_length=63), rules.LABEL_NAME] = Field(
@@ -75,4 +76,4 @@ class Taint(Model):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(description="What the taint does to pods.")
 
 
-Taints = Annotated[list[Taint], Field(max_length=32), rules.Unique(("key", "effect"))]
+Taints = Annotated[list[Taint], Field(max_length=32), Unique(("key", "effect"))]

@@ -13,7 +13,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from capn.api.crd_rules import CEL_KEY, Rule, Unique
+from capn.api.rule import CEL_KEY, Rule, Unique
 
 
 class RuledModel(BaseModel):

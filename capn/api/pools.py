@@ -11,12 +11,13 @@ from pydantic import Field
 
 from capn.api import crd_rules as rules
 from capn.api.meta import Model
+from capn.api.rule import Rule
 
 
 class Rollout(Model):
     """How a pool's machines are replaced when a change needs new ones."""
 
-    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.ROLLOUT_RULES
+    RULES: ClassVar[tuple[Rule, ...]] = rules.ROLLOUT_RULES
 
     max_surge: int = Field(
         default=1, ge=0, le=1000, strict=True, description="Machines that may exist beyond the number asked for."
@@ -29,7 +30,7 @@ class Rollout(Model):
 class HealthCheck(Model):
     """When a worker counts as unhealthy, and how it is replaced then."""
 
-    RULES: ClassVar[tuple[rules.Rule, ...]] = rules.HEALTH_CHECK_RULES
+    RULES: ClassVar[tuple[Rule, ...]] = rules.HEALTH_CHECK_RULES
 
     enabled: bool = Field(default=True, strict=True, description="False leaves unhealthy workers to people.")
     node_startup_timeout_seconds: int = Field(

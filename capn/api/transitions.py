@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from capn.api.crd_rules import Rule, Unique
+from capn.api.rule import Rule, Unique
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ call the child's API and fetch the page all the while, and their errors are coun
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,8 +83,8 @@ def members(lab: Lab) -> dict[str, bool]:
     child = lab.child(NAME)
     pods = child.json("get", "pods", "-n", "kube-system", "-l", "component=etcd")["items"]
     pod = next(pod["metadata"]["name"] for pod in pods if condition(pod, "Ready")["status"] == "True")
-    said = child.json("exec", "-n", "kube-system", pod, "--", "etcdctl", *tls, "member", "list", "-w", "json")
-    return {member["name"]: bool(member.get("isLearner")) for member in said["members"]}
+    said = child("exec", "-n", "kube-system", pod, "--", "etcdctl", *tls, "member", "list", "-w", "json")
+    return {member["name"]: bool(member.get("isLearner")) for member in json.loads(said)["members"]}
 
 
 def holder(lab: Lab) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from capn.api import crd_rules as rules
 from capn.api.cluster import NestedCluster, NestedClusterSpec
 from capn.api.machine import NestedMachine
+from capn.api.rule import Rule
 from capn.api.transitions import find_refused
 from tests.unit.api.cases import cluster, machine
 
@@ -57,13 +57,13 @@ def test_a_machine_is_not_changed() -> None:
     assert [one.field for one in find_refused(before, after)] == ["spec"]
 
 
-def _rules_of(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[rules.Rule]:
+def _rules_of(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[Rule]:
     if model in seen:
         return
     seen.add(model)
     yield from getattr(model, "RULES", ())
     for field in model.model_fields.values():
-        yield from (mark for mark in field.metadata if isinstance(mark, rules.Rule))
+        yield from (mark for mark in field.metadata if isinstance(mark, Rule))
         for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(part, type) and issubclass(part, BaseModel):
                 yield from _rules_of(part, seen)
