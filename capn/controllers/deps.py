@@ -15,6 +15,7 @@ from capn.api.machine_template import Infrastructure
 from capn.controllers.addon_content import AddonContents
 from capn.controllers.backups import Backups
 from capn.controllers.child_pool import ChildPool
+from capn.controllers.chores import Chores
 from capn.controllers.console_watch import ConsoleWatch
 from capn.controllers.credentials import CredentialStore
 from capn.controllers.patience import Patience
@@ -83,6 +84,7 @@ class Deps:
     now: Callable[[], datetime]
     bootstrap_timeout_s: float
     backups: Backups
+    chores: Chores
     shutdown_timeout_s: float
     nesting: NestingSettings | None = None
     gate: GateSettings | None = None

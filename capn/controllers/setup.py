@@ -16,6 +16,7 @@ from capn.build.nesting import claims_namespace
 from capn.controllers.addon_content import AddonContents
 from capn.controllers.backups import Backups
 from capn.controllers.child_pool import ChildPool
+from capn.controllers.chores import Chores
 from capn.controllers.cluster.reconciler import ClusterReconciler
 from capn.controllers.console_watch import ConsoleWatch
 from capn.controllers.credentials import CredentialStore
@@ -94,6 +95,7 @@ class Controllers:
             bootstrap_timeout_s=bootstrap_timeout_s,
             shutdown_timeout_s=shutdown_timeout_s,
             backups=Backups(StoreRegistry(backup_stores or {}, client, now)),
+            chores=Chores(self._wake_ref),
             nesting=nesting,
             gate=gate,
         )
@@ -138,6 +140,7 @@ class Controllers:
         self.deps.credentials.forget(uid)
         self.deps.backups.forget(uid)
         self.deps.addons.forget(uid)
+        self.deps.chores.forget(uid)
         self.children.drop_soon(uid)
 
     def _wake_later(self, ref: MachineRef, delay_s: float) -> None:
@@ -157,10 +160,11 @@ class Controllers:
         self.machine_controller.queue.add(Key(namespace, name))
 
     async def hold(self) -> None:
-        """Run until cancelled, then close consoles, children and the providers' streams."""
+        """Run until cancelled, then end the work beside, and close consoles, children and the providers' streams."""
         try:
             await asyncio.Event().wait()
         finally:
+            await self.deps.chores.close()
             await self.changes.close()
             await self.consoles.close()
             await self.children.close()

@@ -346,3 +346,47 @@ async def test_snapshots_stay_when_the_cluster_goes_and_when_backups_are_switche
     await case.scenario.delete()
     await case.scenario.gone()
     assert len(case.files()) == 2
+
+
+async def test_a_slow_store_keeps_neither_its_cluster_nor_others_from_anything(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many slow backups as the queue has workers: pools grow, clusters come and go all the same."""
+    scenario, go, put = case.scenario, asyncio.Event(), Directory.put
+    busy = [f"busy-{number}" for number in range(8)]
+
+    async def put_slowly(self: Directory, name: str, source: Path) -> None:
+        await go.wait()
+        await put(self, name, source)
+
+    for name in busy:
+        await scenario.create(name, backup={"store": "disk"})
+    for name in busy:
+        await scenario.ready(name)
+    monkeypatch.setattr(Directory, "put", put_slowly)
+    for name in busy:
+        patch = {"metadata": {"annotations": {"capn.dev/backup-now": "one"}}}
+        await scenario.user.merge_patch(NESTED_CLUSTER, name, NAMESPACE_NAME, patch)
+
+    async def all_say_so() -> bool:
+        return all([(await scenario.condition(name, "BackupReady")).get("reason") == "BackingUp" for name in busy])
+
+    await scenario.until(all_say_so)
+    assert (await scenario.condition("busy-0", "Ready"))["status"] == "True"
+    await scenario.patch("busy-0", {"workers": [{"name": "md"}]})
+    await scenario.until(lambda: "busy-0-md-0" in {vm.ref.name for vm in scenario.world.machines.values()})
+    await scenario.create("other")
+    await scenario.ready("other")
+    await scenario.delete("busy-1")
+    await scenario.gone("busy-1")
+    go.set()
+
+    async def are_served() -> bool:
+        left = [await scenario.cluster(name) for name in busy if name != "busy-1"]
+        return all((found or {})["status"].get("backup", {}).get("lastRequest") == "one" for found in left)
+
+    await scenario.until(are_served)
+    await scenario.settle()
+    assert len([name for name in case.files() if name.endswith(".json")]) == len(busy) - 1
+    for name in ("busy-0", "busy-2"):
+        assert (await scenario.condition(name, "BackupReady"))["status"] == "True"

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -15,8 +16,11 @@ from typing import Any
 import pytest
 
 from capn import names
+from capn.api.conditions import ClusterCondition, find
 from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER, NESTED_MACHINE, NODE, SECRET
+from capn.controllers.cluster.reconciler import ClusterReconciler
 from capn.controllers.credentials import pki_secret_names
+from capn.errors import UnreachableError
 from capn.kube.memory import MemoryKubeClient
 from capn.providers.memory_world import ChildClient
 from capn.settings import DirectoryStore
@@ -130,6 +134,56 @@ async def case(tmp_path: Path) -> AsyncIterator[Case]:
     finally:
         await scenario.kill()
         await scenario.provider.close()
+
+
+@dataclass
+class Halt:
+    """A place where the controller stands still until `go`."""
+
+    here: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
+
+    async def came(self) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            await self.here.wait()
+
+    async def stand(self) -> None:
+        self.here.set()
+        try:
+            await self.go.wait()
+        finally:
+            self.ended = True
+
+
+@contextmanager
+def halting_at(reason: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Halt]:
+    """The cluster's reconcile stands still once it has said that reason."""
+    halt, write = Halt(), ClusterReconciler._write
+
+    async def write_and_stand(self: ClusterReconciler, scope: Any, status: Any) -> None:
+        await write(self, scope, status)
+        said = find(status.conditions, ClusterCondition.RESTORED)
+        if said is not None and said.reason == reason:
+            await halt.stand()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ClusterReconciler, "_write", write_and_stand)
+        yield halt
+
+
+@contextmanager
+def hanging_upload(monkeypatch: pytest.MonkeyPatch) -> Iterator[Halt]:
+    """The upload stands still, and fails in the end."""
+    halt = Halt()
+
+    async def hang(*_args: Any, **_more: Any) -> tuple[int, str]:
+        await halt.stand()
+        raise UnreachableError("the connection was reset")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ChildClient, "upload", hang)
+        yield halt
 
 
 async def begin(case: Case, *, replicas: int = 1, **spec: Any) -> str:
@@ -415,12 +469,16 @@ async def test_a_snapshot_that_goes_from_the_store_meanwhile_is_replaced_by_anot
     assert await case.words() == {"before"}
 
 
-@pytest.mark.parametrize("reason", ["RestoreDecided", "RemovingControlPlanes", "UploadingSnapshot", "Restoring"])
-async def test_a_controller_that_dies_at_any_stage_goes_on(case: Case, reason: str) -> None:
+@pytest.mark.parametrize("reason", ["RestoreDecided", "RemovingControlPlanes", "Restoring"])
+async def test_a_controller_that_dies_at_any_stage_goes_on(
+    case: Case, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await begin(case, replicas=3)
-    await case.lose("c1-cp-0", "c1-cp-1")
-    await case.says(reason)
-    await case.scenario.restart()
+    with halting_at(reason, monkeypatch) as halt:
+        await case.lose("c1-cp-0", "c1-cp-1")
+        await halt.came()
+        await case.scenario.kill()
+    await case.scenario.start()
     await case.restored()
     assert await case.words() == {"before"}
     assert case.scenario.events.reasons("c1").count("RestoreStarted") == 1
@@ -439,19 +497,11 @@ async def test_a_controller_that_dies_again_and_again_goes_on(case: Case) -> Non
 
 async def test_a_controller_that_dies_in_the_upload_uploads_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     await begin(case)
-    began, whole = asyncio.Event(), ChildClient.upload
-
-    async def hang(*_args: Any, **_more: Any) -> tuple[int, str]:
-        began.set()
-        await asyncio.Event().wait()
-        return 0, ""
-
-    monkeypatch.setattr(ChildClient, "upload", hang)
-    await case.lose("c1-cp-0")
-    async with asyncio.timeout(LIMIT_S):
-        await began.wait()
-    monkeypatch.setattr(ChildClient, "upload", whole)
-    await case.scenario.restart()
+    with hanging_upload(monkeypatch) as halt:
+        await case.lose("c1-cp-0")
+        await halt.came()
+        await case.scenario.kill()
+    await case.scenario.start()
     await case.restored()
     assert await case.words() == {"before"}
 
@@ -479,12 +529,14 @@ async def test_an_upload_whose_answer_was_lost_is_not_made_again(case: Case, mon
     assert await case.words() == {"before"}
 
 
-async def test_a_machine_that_dies_while_it_is_restored_is_made_again(case: Case) -> None:
+async def test_a_machine_that_dies_in_the_upload_is_made_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     await begin(case)
-    await case.lose("c1-cp-0")
-    await case.says("UploadingSnapshot")
-    first = await case.scenario.machine_ref("c1-cp-0")
-    case.scenario.provider.remove(first)
+    with hanging_upload(monkeypatch) as halt:
+        await case.lose("c1-cp-0")
+        await halt.came()
+        await case.says("UploadingSnapshot")
+        case.scenario.provider.remove(await case.scenario.machine_ref("c1-cp-0"))
+    halt.go.set()
     await case.restored()
     assert await case.words() == {"before"}
 
@@ -537,23 +589,38 @@ async def test_nodes_of_machines_that_went_after_the_snapshot_are_removed(case: 
     assert set(await case.nodes()) == {"c1-cp-0", "c1-md-0"}
 
 
-async def test_a_restore_that_is_paused_stands_still(case: Case) -> None:
+async def test_a_restore_that_is_paused_stands_still(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     await begin(case)
-    await case.lose("c1-cp-0")
-    await case.says("UploadingSnapshot")
-    await case.scenario.patch("c1", {"paused": True})
-    await case.scenario.settle()
-    assert (await case.restore_of())["phase"] == "Preparing"
+    with hanging_upload(monkeypatch) as halt:
+        await case.lose("c1-cp-0")
+        await halt.came()
+        await case.says("UploadingSnapshot")
+        await case.scenario.patch("c1", {"paused": True})
+        await case.scenario.settle()
+        assert halt.ended
+        assert (await case.restore_of())["phase"] == "Preparing"
     await case.scenario.patch("c1", {"paused": False})
     await case.restored()
 
 
-async def test_a_cluster_is_deleted_in_the_middle_of_a_restore(case: Case) -> None:
+async def test_a_cluster_is_deleted_in_the_middle_of_a_restore(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     await begin(case, replicas=3)
-    await case.lose("c1-cp-0", "c1-cp-1")
-    await case.says("RemovingControlPlanes")
-    await case.scenario.delete()
-    await case.scenario.gone()
+    with halting_at("RemovingControlPlanes", monkeypatch) as halt:
+        await case.lose("c1-cp-0", "c1-cp-1")
+        await halt.came()
+        await case.scenario.delete()
+        halt.go.set()
+        await case.scenario.gone()
+
+
+async def test_a_cluster_is_deleted_in_the_middle_of_an_upload(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    await begin(case)
+    with hanging_upload(monkeypatch) as halt:
+        await case.lose("c1-cp-0")
+        await halt.came()
+        await case.scenario.delete()
+        await case.scenario.gone()
+        assert halt.ended
 
 
 async def test_the_old_empty_machine_never_begins_a_cluster(case: Case) -> None:

@@ -1,9 +1,9 @@
 """Phase BackupReady: a snapshot of the child's etcd in the administrator's store, when one is due.
 
-Role: decides whether one is due (by the schedule, by the annotation; one that was missed is made up for once), takes
-it, looks at it again where it was written, and only then ends the oldest. Nothing polls: the scope says when to look
-again. A failure never makes the cluster less Ready. Must not: write the PKI anywhere, or count a snapshot before it was
-read back.
+Role: decides whether one is due (by the schedule, by the annotation; one that was missed is made up for once), has it
+taken beside the reconciles, looked at again where it was written, and only then the oldest ended. Nothing polls: the
+scope says when to look again. A failure never makes the cluster less Ready. Must not: write the PKI anywhere, or count
+a snapshot before it was read back.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import tempfile
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -55,7 +56,11 @@ async def reconcile_backup(scope: ClusterScope) -> Wait | None:
         if (pause_s := scope.deps.backups.pause_s(scope.ref.uid, _cause(scope), now)) > 0:
             scope.backup_due_s = pause_s
             return _explain(before)
-        if not await _try(scope, spec):
+        attempt = await scope.deps.chores.poll(scope.ref, "backup", partial(_try, scope, spec, before))
+        if attempt is None:
+            return Wait("BackingUp", "a snapshot is being taken, or waits for those of other clusters", blocks=False)
+        scope.backup, taken = attempt.result()
+        if not taken:
             scope.backup_due_s = RETRY_S
             return _explain(scope.backup)
         due = _find_due(scope, spec, scope.backup)
@@ -94,33 +99,30 @@ def _find_due(scope: ClusterScope, spec: Backup, status: BackupStatus) -> dateti
     return find_next(parse_schedule(spec.schedule), after)
 
 
-async def _try(scope: ClusterScope, spec: Backup) -> bool:
-    """One attempt; what became of it goes into the scope. False: to be made again."""
-    before, request = scope.backup or BackupStatus(), _find_request(scope)
+async def _try(scope: ClusterScope, spec: Backup, before: BackupStatus) -> tuple[BackupStatus, bool]:
+    """One attempt, by the scope of the reconcile that began it; what became of it, and whether there is a snapshot."""
     try:
         async with asyncio.timeout(LIMIT_S):
             store, record = await _back_up(scope, spec)
     except TimeoutError:
         error = TransientError(f"the snapshot took longer than {LIMIT_S:g} s", reason="BackupTooSlow")
-        _note_failure(scope, before, error)
-        return False
+        return _note_failure(scope, before, error), False
     except CapnError as error:
-        _note_failure(scope, before, error)
-        return False
+        return _note_failure(scope, before, error), False
     scope.deps.backups.forget(scope.ref.uid)
-    scope.backup = BackupStatus(last_success=record, last_request=request or before.last_request)
+    taken = BackupStatus(last_success=record, last_request=_find_request(scope) or before.last_request)
     try:
         await _expire(scope, spec, store)
     except CapnError as error:  # there is a new snapshot all the same; the next one tries to end the old ones again
-        _note_failure(scope, scope.backup, error)
-    return True
+        return _note_failure(scope, taken, error), True
+    return taken, True
 
 
-def _note_failure(scope: ClusterScope, before: BackupStatus, error: CapnError) -> None:
+def _note_failure(scope: ClusterScope, before: BackupStatus, error: CapnError) -> BackupStatus:
     log.warning("backup failed", cluster=scope.ref.name, namespace=scope.ref.namespace, reason=error.reason)
     scope.deps.backups.postpone(scope.ref.uid, _cause(scope), scope.deps.now(), RETRY_S)
     failure = {"failure_reason": error.reason[:256], "failure_message": str(error)[:_MESSAGE_CHARS]}
-    scope.backup = before.model_copy(update=failure)
+    return before.model_copy(update=failure)
 
 
 def _explain(status: BackupStatus) -> Wait:

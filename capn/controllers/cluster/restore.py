@@ -12,16 +12,17 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from capn import names
-from capn.api.conditions import ClusterCondition, MachineCondition, find, is_true
+from capn.api.conditions import MachineCondition, is_true
 from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER
 from capn.api.restore import RestorePhase, RestoreStatus
 from capn.build.owners import build_subject
-from capn.build.restore_plan import Loss, find_loss, is_of
+from capn.build.restore_plan import Facts, Loss, find_loss, is_of
 from capn.controllers.child_pool import Child
 from capn.controllers.cluster.initialized import compute_machine_wait
 from capn.controllers.cluster.machines import delete_machines, list_live_machines
@@ -40,6 +41,7 @@ POLL_S = 10.0
 _NEXT_S = 1.0
 _OK, _CREATED, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT = 200, 201, 401, 403, 404, 409
 _UPLOADING = "UploadingSnapshot"
+_UPLOAD = "upload"
 
 
 async def reconcile_restore(scope: ClusterScope) -> Wait | None:
@@ -99,14 +101,12 @@ def _check_allowed(scope: ClusterScope, loss: Loss) -> None:
 
 async def _begin(scope: ClusterScope, source: Source, reason: str, message: str) -> Wait:
     """Read the snapshot, whole; then say and write down that it is restored. Nothing is changed yet."""
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            with tempfile.TemporaryDirectory(prefix="capn-restore-") as private:
-                store = source.open(scope.deps.backups)
-                facts = await find_snapshot(store, source, scope.cluster)
-                await fetch_snapshot(store, facts.name, facts.sha256, Path(private) / "snapshot.db")
-    except TimeoutError:
-        raise TransientError(f"the store took longer than {LIMIT_S:g} s", reason="RestoreTooSlow") from None
+    chosen = await scope.deps.chores.poll(scope.ref, "choose snapshot", partial(_choose, scope, source))
+    if chosen is None:
+        return Wait("ReadingSnapshot", f"{message}; the newest snapshot is read before anything is changed")
+    read, facts = chosen.result()
+    if read != source:
+        return Wait("ReadingSnapshot", f"{message}; another source was named meanwhile", _NEXT_S)
     scope.restore = RestoreStatus(
         phase=RestorePhase.PREPARING,
         reason=reason,
@@ -122,6 +122,19 @@ async def _begin(scope: ClusterScope, source: Source, reason: str, message: str)
     )
     tell(scope, "RestoreStarted", f"{message}; the snapshot {facts.name}, taken {facts.taken}, is restored{lost}")
     return Wait("RestoreDecided", f"{message}; restoring {facts.name}, taken {facts.taken}", _NEXT_S)
+
+
+async def _choose(scope: ClusterScope, source: Source) -> tuple[Source, Facts]:
+    """The snapshot to restore, found whole, and where."""
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            with tempfile.TemporaryDirectory(prefix="capn-restore-") as private:
+                store = source.open(scope.deps.backups)
+                facts = await find_snapshot(store, source, scope.cluster)
+                await fetch_snapshot(store, facts.name, facts.sha256, Path(private) / "snapshot.db")
+    except TimeoutError:
+        raise TransientError(f"the store took longer than {LIMIT_S:g} s", reason="RestoreTooSlow") from None
+    return source, facts
 
 
 async def _remove_former(scope: ClusterScope, restore: RestoreStatus) -> Wait | None:
@@ -150,7 +163,7 @@ async def reconcile_upload(scope: ClusterScope) -> Wait | None:
         return wait or Wait("WaitingForMachine", "the machine that is to be restored is being created", POLL_S)
     child = await _open(scope)
     state = await _ask(child)
-    if state == "waiting":
+    if state == "waiting" or scope.deps.chores.is_known(scope.ref, _UPLOAD):
         return await _upload(scope, restore, child)
     if state == "gone" and restore.uploaded_at is None:
         _note_uploaded(scope, restore)  # by a controller that did not live to write it down
@@ -179,26 +192,32 @@ async def _ask(child: Child) -> str:
 
 async def _upload(scope: ClusterScope, restore: RestoreStatus, child: Child) -> Wait:
     message = f"{restore.snapshot} ({restore.size} bytes) is being brought to the new control plane"
-    said = find(scope.cluster.status.conditions, ClusterCondition.RESTORED)
-    if said is None or said.reason != _UPLOADING:
-        return Wait(_UPLOADING, message, _NEXT_S)  # shown before it begins, for it may take minutes
+    upload = await scope.deps.chores.poll(scope.ref, _UPLOAD, partial(_bring, scope, restore, child))
+    if upload is None:
+        return Wait(_UPLOADING, message)
     try:
-        async with asyncio.timeout(LIMIT_S):
-            with tempfile.TemporaryDirectory(prefix="capn-restore-") as private:
-                file = Path(private) / "snapshot.db"
-                store = Source.of_restore(restore).open(scope.deps.backups)
-                await fetch_snapshot(store, restore.snapshot, restore.sha256, file)
-                status, body = await child.client.upload(RECEIVER, file, sha256=restore.sha256, timeout_s=LIMIT_S)
+        status, body = upload.result()
     except NotFoundError:
         return await _choose_again(scope, restore)
-    except TimeoutError:
-        raise TransientError(f"the upload took longer than {LIMIT_S:g} s", reason="RestoreTooSlow") from None
     if status == _CONFLICT:
         return Wait(_UPLOADING, message, POLL_S)
     if status not in {_OK, _CREATED}:
         raise TransientError(f"the machine does not take the snapshot ({status}): {body[:256]}", reason="UploadFailed")
     _note_uploaded(scope, restore)
     return Wait("Restoring", f"{restore.snapshot}, taken {restore.taken}: the new control plane has it", POLL_S)
+
+
+async def _bring(scope: ClusterScope, restore: RestoreStatus, child: Child) -> tuple[int, str]:
+    """From the store to the machine; the status and the text that it answers."""
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            with tempfile.TemporaryDirectory(prefix="capn-restore-") as private:
+                file = Path(private) / "snapshot.db"
+                store = Source.of_restore(restore).open(scope.deps.backups)
+                await fetch_snapshot(store, restore.snapshot, restore.sha256, file)
+                return await child.client.upload(RECEIVER, file, sha256=restore.sha256, timeout_s=LIMIT_S)
+    except TimeoutError:
+        raise TransientError(f"the upload took longer than {LIMIT_S:g} s", reason="RestoreTooSlow") from None
 
 
 async def _choose_again(scope: ClusterScope, restore: RestoreStatus) -> Wait:
