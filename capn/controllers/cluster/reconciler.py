@@ -138,7 +138,6 @@ class ClusterReconciler:
         return read_machines(self._deps.machines.by_index(INDEX_CLUSTER, f"{key.namespace}/{key.name}"), uid)
 
     async def _delete(self, scope: ClusterScope) -> Result:
-        self._deps.chores.forget(scope.ref.uid)
         # Whoever makes the machines must know whether to stand still: what waits there would hold this up for ever.
         with contextlib.suppress(CapnError):  # what is wrong there the deletion itself says
             await self._tell(scope, scope.cluster.status.model_copy(update={"phase": "Deleting"}))
