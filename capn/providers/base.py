@@ -6,7 +6,8 @@ nothing; what is gone is `None`. Must not: touch objects of capn's own kinds, or
 correctness needs.
 
 Errors: `InvalidSpecError` / `TerminalError` (unknown image, no capacity, not ours), `UnreachableError` (hypervisor
-down). Reasons used: ImageNotFound, InsufficientMemory, CIDRCollision, OwnedByAnother, HypervisorUnreachable.
+down). Reasons used: ImageNotFound, InsufficientMemory, CIDRCollision, OwnedByAnother, HypervisorUnreachable,
+DomainNotFound.
 A hypervisor that is itself asynchronous (KubeVirt) answers `ensure_machine` with CREATING and tells by `changes` when
 there is more to see, and `ensure_cluster` with PendingError; what keeps a VM from running is its `Problem`.
 """
@@ -57,12 +58,33 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """What keeps a VM from running, or a domain from being used: a CamelCase reason and a steady message with the fix.
+
+    `passes` says that it may go away by itself (no room now), so that nobody has to call it failed.
+    """
+
+    reason: str
+    message: str
+    passes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FailureDomain:
+    """A part of an endpoint that fails as a whole, such as one hypervisor. `problem`: why it takes no machine now."""
+
+    name: str
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedCluster:
     """What the provider has for the cluster. `endpoint_host` is fixed before the first machine exists.
 
     `machine_cidr` is the network of the cluster's machines; None where they have none of their own. `route` is set
     where this controller cannot reach the endpoint itself. `virtual`: no machine's card has the endpoint's address and
-    nothing leads to it; the control planes hold it among themselves.
+    nothing leads to it; the control planes hold it among themselves. `failure_domains`: those of the endpoint, in the
+    administrator's order; none where it is one whole.
     """
 
     endpoint_host: str
@@ -71,15 +93,20 @@ class ObservedCluster:
     message: str = ""
     route: Route | None = None
     virtual: bool = False
+    failure_domains: tuple[FailureDomain, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class MachineRef:
-    """Which machine: enough to find, to watch and to delete its VM."""
+    """Which machine: enough to find, to watch and to delete its VM.
+
+    `failure_domain`: where it is; empty for one of an endpoint that is one whole, or was when the machine was made.
+    """
 
     cluster: ClusterRef
     name: str
     uid: str
+    failure_domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +136,6 @@ class MachineState(StrEnum):
     PAUSED = "Paused"
     STOPPED = "Stopped"
     CRASHED = "Crashed"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What keeps a VM from running, for a condition: a CamelCase reason and a steady message that names the fix.
-
-    `passes` says that it may go away by itself (no room now), so that nobody has to call it failed.
-    """
-
-    reason: str
-    message: str
-    passes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

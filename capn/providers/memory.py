@@ -43,12 +43,13 @@ from capn.providers.memory_world import ChildClient, MemoryWorld, SimulatedClust
 from capn.settings import MemoryEndpoint
 
 
-def _utc_now() -> datetime:
+def utc_now() -> datetime:
+    """The time of the simulated hosts."""
     return datetime.now(UTC)
 
 
 class MemoryProvider:
-    """Machines of one simulated endpoint. Give `world` to let machines outlive this object."""
+    """Machines of one simulated host. Give `world` to let machines outlive this object, or to have hosts share it."""
 
     kind = "memory"
     keeps_addresses = False
@@ -58,10 +59,12 @@ class MemoryProvider:
         endpoint: MemoryEndpoint | None = None,
         *,
         world: MemoryWorld | None = None,
-        now: Callable[[], datetime] = _utc_now,
+        host: str = "",
+        now: Callable[[], datetime] = utc_now,
         sleep: memory_boot.Sleep = asyncio.sleep,
     ) -> None:
         self._endpoint = endpoint or MemoryEndpoint()
+        self._host = host
         self._sleep = sleep
         self.world = world or MemoryWorld(now)
         self._listeners: set[asyncio.Queue[MachineRef]] = set()
@@ -70,7 +73,7 @@ class MemoryProvider:
         """What exists for the cluster, or None."""
         await self._call()
         cluster = self.world.clusters.get(ref.uid)
-        return None if cluster is None else self._observe(cluster)
+        return None if cluster is None or self._host not in cluster.hosts else self._observe(cluster)
 
     async def ensure_cluster(self, request: ClusterRequest) -> ObservedCluster:
         """The cluster's network; InvalidSpecError (CIDRCollision) when the child's addresses overlap it."""
@@ -86,17 +89,23 @@ class MemoryProvider:
             if known is None:
                 del self.world.clusters[request.ref.uid]
             raise
+        cluster.hosts.add(self._host)
         return self._observe(cluster)
 
     async def tell_cluster(self, ref: ClusterRef, report: ClaimReport, *, paused: bool) -> None:
         """Nobody else makes the machines."""
 
     async def delete_cluster(self, ref: ClusterRef) -> bool:
-        """Remove the network and whatever machine is still there."""
+        """Remove the network from this host, and whatever machine is still there."""
         await self._call()
         for machine in self.world.machines_of(ref.uid):
-            self._discard(machine)
-        self.world.clusters.pop(ref.uid, None)
+            if machine.host == self._host:
+                self._discard(machine)
+        cluster = self.world.clusters.get(ref.uid)
+        if cluster is not None:
+            cluster.hosts.discard(self._host)
+            if not cluster.hosts:
+                del self.world.clusters[ref.uid]
         return True
 
     async def ensure_address(self, ref: MachineRef) -> str | None:  # noqa: ARG002 - the Protocol's
@@ -106,7 +115,7 @@ class MemoryProvider:
     async def observe_machine(self, ref: MachineRef) -> ObservedMachine | None:
         """The VM, or None."""
         await self._call()
-        machine = self.world.machines.get(ref.uid)
+        machine = self._find(ref)
         return None if machine is None else _observe_machine(machine)
 
     async def plan_machine(self, request: MachineRequest) -> None:
@@ -114,14 +123,14 @@ class MemoryProvider:
         await self._call()
         if self._endpoint.versions and image_name(request) not in self._endpoint.versions:
             raise build_image_not_found(image_name(request))
-        if request.ref.uid not in self.world.machines:
-            used = sum(machine.request.memory_mib for machine in self.world.machines.values())
+        if self._find(request.ref) is None:
+            used = sum(machine.request.memory_mib for machine in self._machines())
             check_memory(request, self._endpoint.memory_mib - used)
 
     async def ensure_machine(self, request: MachineRequest) -> ObservedMachine:
         """Make the machine if it is missing and start it if it is off."""
         await self._call()
-        machine = self.world.machines.get(request.ref.uid)
+        machine = self._find(request.ref)
         if machine is None:
             machine = self._make(request)
         elif machine.state in (MachineState.STOPPED, MachineState.CRASHED):
@@ -134,14 +143,14 @@ class MemoryProvider:
     async def release_bootstrap_data(self, ref: MachineRef) -> None:
         """Forget the seed."""
         await self._call()
-        machine = self.world.machines.get(ref.uid)
+        machine = self._find(ref)
         if machine is not None:
             machine.seed = None
 
     async def stop_machine(self, ref: MachineRef, *, force: bool) -> bool:
         """Shut the guest down, unless it is deaf and not forced; that it is off is announced, as by a real one."""
         await self._call()
-        machine = self.world.machines.get(ref.uid)
+        machine = self._find(ref)
         if machine is None or machine.state in (MachineState.STOPPED, MachineState.CRASHED):
             return True
         if force or ref.name not in self.world.deaf:
@@ -151,7 +160,7 @@ class MemoryProvider:
     async def delete_machine(self, ref: MachineRef) -> bool:
         """Remove the VM; gone already is fine."""
         await self._call()
-        machine = self.world.machines.get(ref.uid)
+        machine = self._find(ref)
         if machine is not None:
             self._discard(machine)
         return True
@@ -159,11 +168,11 @@ class MemoryProvider:
     async def console(self, ref: MachineRef) -> AsyncIterator[bytes]:
         """What the guest says now, then whatever it says next; ends with the VM."""
         await self._call()
-        machine = self.world.machines.get(ref.uid)
+        machine = self._find(ref)
         if machine is None:
             raise NotFoundError(f"{ref.name} has no VM")
         said = None
-        while machine.state is MachineState.RUNNING and not self.world.down:
+        while machine.state is MachineState.RUNNING and not self._is_down():
             changed = machine.changed
             if machine.report is not None and machine.report is not said:
                 said = machine.report
@@ -199,7 +208,7 @@ class MemoryProvider:
 
     async def close(self) -> None:
         """End the guests' tasks and listeners; the world keeps the machines."""
-        for machine in self.world.machines.values():
+        for machine in self._machines():
             memory_boot.stop(machine)
         self._listeners.clear()
 
@@ -236,8 +245,8 @@ class MemoryProvider:
 
     def set_down(self, down: bool) -> None:  # noqa: FBT001 - a switch
         """Take the hypervisor off the network, or bring it back."""
-        self.world.down = down
-        for machine in self.world.machines.values():
+        (self.world.down.add if down else self.world.down.discard)(self._host)
+        for machine in self._machines():
             machine.wake()
             if not down:
                 self._announce(machine.ref)
@@ -245,8 +254,19 @@ class MemoryProvider:
     async def _call(self) -> None:
         """Let others run, as a real call does; UnreachableError while the hypervisor is down."""
         await asyncio.sleep(0)
-        if self.world.down:
+        if self._is_down():
             raise UnreachableError("the hypervisor does not answer", reason="HypervisorUnreachable")
+
+    def _is_down(self) -> bool:
+        return self._host in self.world.down
+
+    def _machines(self) -> list[SimulatedMachine]:
+        """Those of this host."""
+        return [machine for machine in self.world.machines.values() if machine.host == self._host]
+
+    def _find(self, ref: MachineRef) -> SimulatedMachine | None:
+        machine = self.world.machines.get(ref.uid)
+        return machine if machine is not None and machine.host == self._host else None
 
     def _observe(self, cluster: SimulatedCluster) -> ObservedCluster:
         return ObservedCluster(
@@ -258,7 +278,7 @@ class MemoryProvider:
 
     def _make(self, request: MachineRequest) -> SimulatedMachine:
         cluster = self.world.clusters.get(request.ref.cluster.uid)
-        if cluster is None:
+        if cluster is None or self._host not in cluster.hosts:
             raise TransientError("the cluster's network is not there yet", reason="WaitingForNetwork")
         if request.bootstrap_data is None:
             raise build_machine_vanished()
@@ -266,6 +286,7 @@ class MemoryProvider:
         machine = SimulatedMachine(
             request=request,
             address=self.world.choose_address(cluster, is_endpoint=is_endpoint),
+            host=self._host,
             seed=request.bootstrap_data,
         )
         self.world.machines[request.ref.uid] = machine

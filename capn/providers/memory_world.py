@@ -94,6 +94,7 @@ class SimulatedMachine:
 
     request: MachineRequest
     address: str
+    host: str = ""
     state: MachineState = MachineState.RUNNING
     seed: bytes | None = field(repr=False, default=None)
     report: Report | None = None
@@ -122,12 +123,13 @@ class SimulatedMachine:
 
 @dataclass(eq=False)
 class SimulatedCluster:
-    """One cluster's network and its child API."""
+    """One cluster's network, which reaches over hosts, and its child API. `hosts`: those that it was made on."""
 
     ref: ClusterRef
     subnet: IPv4Network
     api: MemoryKubeClient
     etcd: SimulatedEtcd
+    hosts: set[str] = field(default_factory=set)
     next_offset: int = _ENDPOINT_OFFSET + 1
     initialized: bool = False
 
@@ -138,7 +140,7 @@ class SimulatedCluster:
 
 
 class MemoryWorld:
-    """Everything that the simulated hypervisor holds, by UID."""
+    """Everything that the simulated hypervisors hold, by UID. A host is known by its name; one alone has none."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.now = now
@@ -150,7 +152,8 @@ class MemoryWorld:
         self.silent_nodes: set[str] = set()
         # What the snapshots that were ever taken stand for.
         self.states: dict[str, State] = {}
-        self.down = False
+        # Names of hosts that do not answer; what runs there is out of everybody's reach too.
+        self.down: set[str] = set()
         # Whether control planes hold the endpoint among themselves, as on libvirt; else nothing is said of it.
         self.virtual_endpoints = False
 
@@ -170,7 +173,7 @@ class MemoryWorld:
 
     def find_receiver(self, cluster_uid: str) -> SimulatedMachine | None:
         """The machine that the cluster's endpoint leads to, if it waits for a snapshot there."""
-        return next((m for m in self.machines_of(cluster_uid) if m.receives and self._runs(m) and not self.down), None)
+        return next((m for m in self.machines_of(cluster_uid) if m.receives and self._runs(m)), None)
 
     def _choose_subnet(self, uid: str) -> IPv4Network:
         """The first free network from one that the UID picks: most often the same again in another process."""
@@ -199,10 +202,9 @@ class MemoryWorld:
     def child_lives(self, cluster_uid: str) -> bool:
         """Whether the child was initialized and a quorum of its etcd's members runs."""
         cluster = self.clusters.get(cluster_uid)
-        if cluster is None or not cluster.initialized or self.down:
-            return False
-        return cluster.etcd.has_quorum
+        return cluster is not None and cluster.initialized and cluster.etcd.has_quorum
 
     def _runs(self, machine: SimulatedMachine) -> bool:
-        """Whether this very machine exists and runs; a later one of the same UID has an empty disk."""
-        return machine.state is MachineState.RUNNING and self.machines.get(machine.ref.uid) is machine
+        """Whether this very machine exists, runs and can be reached; a later one of its UID has an empty disk."""
+        runs = machine.state is MachineState.RUNNING and machine.host not in self.down
+        return runs and self.machines.get(machine.ref.uid) is machine

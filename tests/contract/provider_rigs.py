@@ -39,10 +39,12 @@ from capn.kube.client import KubeClient
 from capn.kube.connect import connect_kubeconfig
 from capn.kube.http import HttpKubeClient
 from capn.providers.base import ClusterRef, ClusterRequest, MachineRef, MachineRequest, Provider
+from capn.providers.failure_domains import DomainProvider
 from capn.providers.images import NodeImage
 from capn.providers.kubevirt.provider import KubeVirtProvider
 from capn.providers.libvirt.provider import LibvirtProvider
 from capn.providers.memory import MemoryProvider
+from capn.providers.memory_world import MemoryWorld
 from capn.providers.parent.place import machine_name
 from capn.providers.parent.provider import ParentProvider
 from capn.settings import KubeVirtEndpoint, LibvirtEndpoint, MemoryEndpoint, ParentEndpoint, SecretKey
@@ -55,6 +57,8 @@ VERSION = "v1.99.0"
 # In the bootstrap data of every machine here; it must turn up nowhere but in the seed.
 CANARY = "canary-5f1d7c0e9b"
 _KINDS = (VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, POD, SERVICE, SECRET, PERSISTENT_VOLUME_CLAIM)
+# Failure domains that the machines of a test are in, in turn; the fixture of a rig that has some sets them.
+failure_domains: tuple[str, ...] = ("",)
 
 
 def cluster_ref(name: str = "demo", *, uid: str | None = None) -> ClusterRef:
@@ -77,7 +81,8 @@ def worker(cluster: ClusterRef, ordinal: int = 0, **changes: object) -> MachineR
 
 
 def machine_request(cluster: ClusterRef, name: str, *, role: str, ordinal: int, **changes: object) -> MachineRequest:
-    ref = MachineRef(cluster=cluster, name=name, uid=f"uid-of-{cluster.uid}-{name}")
+    domain = failure_domains[ordinal % len(failure_domains)]
+    ref = MachineRef(cluster=cluster, name=name, uid=f"uid-of-{cluster.uid}-{name}", failure_domain=domain)
     values: dict[str, Any] = {
         "ref": ref,
         "role": role,
@@ -202,6 +207,52 @@ class MemoryRig:
     async def inventory(self) -> tuple[object, ...]:
         world = self.provider.world
         return sorted(world.clusters), sorted((uid, machine.state) for uid, machine in world.machines.items())
+
+    async def close(self) -> None:
+        await self.provider.close()
+
+
+class DomainRig:
+    """Two failure domains of one endpoint: two simulated hosts whose machines share a network."""
+
+    collides = "10.0.0.0/8"
+    disk_survives = True
+    knows_memory = True
+    plans = True
+    restarts = False
+    hears = True
+    domains = ("rack-a", "rack-b")
+
+    def __init__(self) -> None:
+        self.world = MemoryWorld(lambda: datetime.now(UTC))
+        self.hosts = self._open_hosts()
+        self.provider = DomainProvider(self.hosts)
+
+    def _open_hosts(self) -> dict[str, MemoryProvider]:
+        endpoint = MemoryEndpoint(versions=(VERSION,), memory_mib=16 * 1024)
+        return {name: MemoryProvider(endpoint, world=self.world, host=name) for name in self.domains}
+
+    async def reopen(self) -> Provider:
+        return DomainProvider(self._open_hosts())
+
+    async def stop_vm(self, ref: MachineRef) -> None:
+        self._host(ref).crash(ref)
+
+    async def lose_vm(self, ref: MachineRef) -> None:
+        self._host(ref).remove(ref)
+
+    def _host(self, ref: MachineRef) -> MemoryProvider:
+        """Where the VM really is, whatever the reference says."""
+        return self.hosts[self.world.machines[ref.uid].host]
+
+    async def blink(self) -> None:
+        for host in self.hosts.values():
+            host.set_down(True)
+            host.set_down(False)
+
+    async def inventory(self) -> tuple[object, ...]:
+        machines = [(uid, machine.host, machine.state) for uid, machine in self.world.machines.items()]
+        return sorted((uid, sorted(cluster.hosts)) for uid, cluster in self.world.clusters.items()), sorted(machines)
 
     async def close(self) -> None:
         await self.provider.close()

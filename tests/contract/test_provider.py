@@ -28,9 +28,11 @@ from capn.providers.base import (
     Provider,
 )
 from capn.settings import KubeVirtEndpoint
+from tests.contract import provider_rigs
 from tests.contract.provider_guest import build_image
 from tests.contract.provider_rigs import (
     VERSION,
+    DomainRig,
     KubeVirtRig,
     LibvirtRig,
     MemoryRig,
@@ -78,6 +80,8 @@ def hypervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hypervisor]
 @pytest.fixture(
     params=[
         "memory",
+        "failure-domains",
+        "unnamed-machines",
         "simulated-kubevirt",
         "simulated-kubevirt-volumes",
         "parent",
@@ -86,10 +90,15 @@ def hypervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hypervisor]
         pytest.param("kubevirt-volumes", marks=pytest.mark.kubevirt),
     ]
 )
-async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+async def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     rig: Rig
     if request.param == "memory":
         rig = MemoryRig()
+    elif request.param == "failure-domains":
+        monkeypatch.setattr(provider_rigs, "failure_domains", DomainRig.domains[::-1])
+        rig = DomainRig()
+    elif request.param == "unnamed-machines":
+        rig = DomainRig()  # of machines that were made before there were domains
     elif request.param == "simulated-kubevirt":
         world = KubeVirtWorld()
         await world.prepare()
@@ -184,7 +193,9 @@ async def next_machine(changes: AsyncIterator[MachineRef | ClusterRef]) -> Machi
     while True:
         ref = await anext(changes)
         if isinstance(ref, MachineRef):
-            return ref
+            # Of a machine that was made before there were domains it is told where it was found.
+            unnamed = provider_rigs.failure_domains == ("",)
+            return dataclasses.replace(ref, failure_domain="") if unnamed else ref
 
 
 async def seen_in(provider: Provider, ref: MachineRef, *states: MachineState) -> ObservedMachine:
