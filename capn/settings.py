@@ -8,9 +8,12 @@ Must not: be read anywhere but in the composition roots (`capn.cli`, `capn.dev`)
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Collection
 from ipaddress import IPv4Network
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -44,10 +47,49 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LibvirtEndpoint(_Strict):
-    """One libvirt connection."""
+_DOMAIN_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_MAX_DOMAINS = 32
+
+
+class _Divisible(_Strict):
+    """An endpoint that may have failure domains, which are endpoints themselves."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, data: Any) -> Any:  # noqa: ANN401 - pydantic hands over any input
+        """Give each domain what the endpoint says for all of them."""
+        if not isinstance(data, dict) or not isinstance(domains := data.get("domains"), dict):
+            return data
+        common = {key: value for key, value in data.items() if key != "domains"}
+        merged: dict[str, Any] = {}
+        for name, own in domains.items():
+            if isinstance(own, dict) and "domains" in own:
+                raise ValueError(f"domains.{name}.domains: a failure domain has none of its own: take it away")
+            merged[name] = common | (own or {}) if own is None or isinstance(own, dict) else own
+        return data | {"domains": merged}
+
+
+def _check_names(domains: Collection[str]) -> None:
+    """ValueError for names that nodes could not have as labels."""
+    if len(domains) > _MAX_DOMAINS:
+        raise ValueError(f"domains: at most {_MAX_DOMAINS} are possible")
+    for name in domains:
+        if not _DOMAIN_NAME.fullmatch(name):
+            raise ValueError(
+                f"domains.{name}: name it with at most 63 lower case letters, digits and '-', a letter or digit at"
+                " both ends: nodes get it as label"
+            )
+
+
+class LibvirtEndpoint(_Divisible):
+    """One libvirt connection, or several: failure domains whose machines share a network."""
 
     kind: Literal["libvirt"] = "libvirt"
+    domains: dict[str, LibvirtEndpoint] = Field(
+        default_factory=dict,
+        description="Failure domains by name: hypervisors that share `network`. Each has a `uri` and `addresses` of its"
+        " own; what else it does not say is as the endpoint has it.",
+    )
     uri: str = Field(default="qemu:///system", description="libvirt URI; remote ones by qemu+ssh or qemu+tls.")
     accel: Literal["kvm", "emulate"] = Field(default="kvm", description="KVM, or software emulation (slow).")
     pool: str = Field(default="capn", description="Storage pool (type dir) for images, disks and seeds.")
@@ -56,6 +98,9 @@ class LibvirtEndpoint(_Strict):
         default=IPv4Network("10.89.0.0/16"), description="Each cluster gets a /24 of this as its own NAT network."
     )
     network: str | None = Field(default=None, description="Existing libvirt network that clusters share instead.")
+    addresses: IPv4Network | None = Field(
+        default=None, description="The part of `network` that machines get their addresses of; none: all of it."
+    )
     virtual_endpoint: bool = Field(
         default=False,
         description="New clusters' control planes hold the endpoint's address among themselves (on trial: ADR 20), so"
@@ -66,6 +111,44 @@ class LibvirtEndpoint(_Strict):
     )
     unsafe_disk_cache: bool = Field(default=False, description="cache=unsafe: fast, loses data when the host dies.")
 
+    @model_validator(mode="after")
+    def _check_addresses(self) -> Self:
+        if self.addresses is not None and self.network is None:
+            raise ValueError("addresses is a part of a shared network: name that as network, or leave addresses out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_domains(self) -> Self:
+        _check_names(self.domains)
+        if self.domains and "uri" in self.model_fields_set:
+            raise ValueError("uri and domains exclude each other: give each domain its own uri")
+        for name, domain in self.domains.items():
+            self._check_domain(name, domain)
+        for (one, first), (other, second) in combinations(self.domains.items(), 2):
+            if first.uri == second.uri:
+                raise ValueError(f"domains.{other}.uri is that of {one}: each domain is a hypervisor of its own")
+            if first.addresses and second.addresses and first.addresses.overlaps(second.addresses):
+                raise ValueError(
+                    f"domains.{other}.addresses overlap those of {one}: two machines would get one address; choose"
+                    " parts of the network that have none in common"
+                )
+        return self
+
+    @staticmethod
+    def _check_domain(name: str, domain: LibvirtEndpoint) -> None:
+        if "uri" not in domain.model_fields_set:
+            raise ValueError(f"domains.{name}.uri is missing: each domain is a hypervisor of its own")
+        if domain.network is None:
+            raise ValueError(
+                f"domains.{name}.network is missing: the machines of a cluster need one network (the same layer 2) on"
+                " all hypervisors; make one that has none an endpoint of its own"
+            )
+        if domain.addresses is None:
+            raise ValueError(
+                f"domains.{name}.addresses is missing: no hypervisor knows which addresses another has given; name the"
+                " part of the network that its machines get, such as 10.0.0.64/26"
+            )
+
 
 class SecretKey(_Strict):
     """One key of a Secret in the cluster that the controller watches."""
@@ -73,6 +156,14 @@ class SecretKey(_Strict):
     namespace: str
     name: str
     key: str = "value"
+
+
+class KubeVirtDomain(_Strict):
+    """One failure domain of a cluster with KubeVirt."""
+
+    node_selector: dict[str, str] = Field(
+        min_length=1, description="Its hosts, by labels, beside those that the endpoint asks for."
+    )
 
 
 class KubeVirtEndpoint(_Strict):
@@ -124,6 +215,10 @@ class KubeVirtEndpoint(_Strict):
         default=30, ge=0, le=3600, description="Time that a guest has to shut down when its VM is removed or evicted."
     )
     node_selector: dict[str, str] = Field(default_factory=dict, description="Hosts that may run VMs, by labels.")
+    domains: dict[str, KubeVirtDomain] = Field(
+        default_factory=dict,
+        description="Failure domains by name; none: the scheduler alone chooses among all hosts.",
+    )
     service_type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
         default="ClusterIP", description="Type of the Service in front of a child's API servers."
     )
@@ -144,6 +239,14 @@ class KubeVirtEndpoint(_Strict):
     def _check_volume_source(self) -> Self:
         if self.root_disk == "persistentVolumeClaim" and not self.volume_source:
             raise ValueError("volume_source must name the claim to clone when root_disk is persistentVolumeClaim")
+        return self
+
+    @model_validator(mode="after")
+    def _check_domains(self) -> Self:
+        _check_names(self.domains)
+        for (one, first), (other, second) in combinations(self.domains.items(), 2):
+            if first.node_selector == second.node_selector:
+                raise ValueError(f"domains.{other}.node_selector is that of {one}: name other hosts")
         return self
 
 
@@ -181,14 +284,22 @@ class NestingSettings(_Strict):
     token_hours: int = Field(default=168, ge=1, le=8760, description="Life of a child's token; renewed at half of it.")
 
 
-class MemoryEndpoint(_Strict):
+class MemoryEndpoint(_Divisible):
     """Simulated machines and child APIs, for scale and fault tests."""
 
     kind: Literal["memory"] = "memory"
+    domains: dict[str, MemoryEndpoint] = Field(
+        default_factory=dict, description="Failure domains by name: simulated hosts that share a network."
+    )
     boot_s: float = Field(default=0.0, ge=0, description="Time from VM start to a Ready node.")
     versions: tuple[str, ...] = Field(default=(), description="Versions with an image; empty: every version.")
     memory_mib: int = Field(default=1 << 40, gt=0, description="Memory of the simulated host.")
     reserved_cidrs: tuple[IPv4Network, ...] = Field(default=(), description="Networks that no child may overlap.")
+
+    @model_validator(mode="after")
+    def _check_domains(self) -> Self:
+        _check_names(self.domains)
+        return self
 
 
 Endpoint = Annotated[LibvirtEndpoint | KubeVirtEndpoint | ParentEndpoint | MemoryEndpoint, Field(discriminator="kind")]

@@ -84,7 +84,8 @@ async def _examine(endpoints: Mapping[str, Endpoint], *, probe: bool) -> list[Fi
         checks.append(("acceleration", _check_acceleration))
     for name, endpoint in endpoints.items():
         if isinstance(endpoint, LibvirtEndpoint):
-            checks.append((f"libvirt endpoint {name}", _endpoint_check(name, endpoint)))
+            hosts = {f"{name}/{domain}": host for domain, host in endpoint.domains.items()} or {name: endpoint}
+            checks += [(f"libvirt endpoint {title}", _endpoint_check(title, host)) for title, host in hosts.items()]
     findings = []
     for name, check in checks:
         try:

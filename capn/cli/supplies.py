@@ -83,7 +83,8 @@ def list_images(output: str) -> None:
 
 
 def push_image(version: str, endpoint: str, settings_file: Path | None) -> None:
-    """Upload to the endpoint's pool; nothing happens when it is there."""
+    """Upload to the endpoint's pool, in each of its failure domains; nothing happens where it is there."""
+    from capn.providers.failure_domains import DomainProvider  # noqa: PLC0415 - as the next
     from capn.providers.registry import ProviderRegistry  # noqa: PLC0415 - brings libvirt
 
     async def push() -> None:
@@ -92,10 +93,12 @@ def push_image(version: str, endpoint: str, settings_file: Path | None) -> None:
         registry = ProviderRegistry(settings, images)
         try:
             provider = registry.get(Infrastructure(kind=InfrastructureKind.LIBVIRT, endpoint=endpoint))
-            upload = getattr(provider, "push_image", None)
-            if upload is None:
+            hosts = provider.domains.values() if isinstance(provider, DomainProvider) else ()
+            uploads = [upload for host in hosts if (upload := getattr(host, "push_image", None)) is not None]
+            if not uploads:
                 raise InvalidSpecError("--endpoint", f"{endpoint} takes no images")
-            await upload(version)
+            for upload in uploads:
+                await upload(version)
         finally:
             await registry.close()
 

@@ -7,18 +7,24 @@ before a libvirt endpoint is used (it is an optional package), or make endpoints
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
 from capn.api.machine_template import Infrastructure
 from capn.errors import InvalidSpecError, TerminalError
 from capn.providers.base import Provider
 from capn.providers.connect import connect_by_secret
+from capn.providers.failure_domains import DomainProvider
 from capn.providers.images import ImageSource, NoImages
 from capn.providers.kubevirt.console import KubeVirtClient
 from capn.providers.kubevirt.provider import KubeVirtProvider
-from capn.providers.memory import MemoryProvider
+from capn.providers.memory import MemoryProvider, utc_now
+from capn.providers.memory_world import MemoryWorld
 from capn.providers.parent.provider import ParentProvider
 from capn.settings import Endpoint, KubeVirtEndpoint, LibvirtEndpoint, MemoryEndpoint, ParentEndpoint, Settings
 
 _FIELD = "spec.infrastructure.endpoint"
+_HostT = TypeVar("_HostT", LibvirtEndpoint, KubeVirtEndpoint, MemoryEndpoint)
 
 
 class ProviderRegistry:
@@ -67,13 +73,14 @@ class ProviderRegistry:
     def _build(self, endpoint: Endpoint) -> Provider:
         match endpoint:
             case MemoryEndpoint():
-                return MemoryProvider(endpoint)
+                return build_memory(endpoint)
             case KubeVirtEndpoint():
-                return self._build_kubevirt(endpoint)
+                return _build_each(_list_kubevirt(endpoint), lambda _name, host: self._build_kubevirt(host))
             case ParentEndpoint():
                 return self._build_parent(endpoint)
             case LibvirtEndpoint():
-                return self._build_libvirt(endpoint)
+                hosts = endpoint.domains or {"": endpoint}
+                return _build_each(hosts, lambda _name, host: self._build_libvirt(host))
 
     def _build_kubevirt(self, endpoint: KubeVirtEndpoint) -> Provider:
         own, key = self._client, endpoint.kubeconfig
@@ -100,3 +107,23 @@ class ProviderRegistry:
                 reason="LibvirtMissing",
             ) from error
         return LibvirtProvider(endpoint, self._images)
+
+
+def build_memory(endpoint: MemoryEndpoint, world: MemoryWorld | None = None) -> DomainProvider:
+    """Simulated hosts, which share a network and so a world."""
+    shared = world or MemoryWorld(utc_now)
+    hosts = endpoint.domains or {"": endpoint}
+    return _build_each(hosts, lambda name, host: MemoryProvider(host, world=shared, host=name))
+
+
+def _build_each(hosts: Mapping[str, _HostT], build: Callable[[str, _HostT], Provider]) -> DomainProvider:
+    return DomainProvider({name: build(name, host) for name, host in hosts.items()})
+
+
+def _list_kubevirt(endpoint: KubeVirtEndpoint) -> dict[str, KubeVirtEndpoint]:
+    """The endpoint's domains as endpoints: one cluster, and hosts by one more selector."""
+    whole = endpoint.model_copy(update={"domains": {}})
+    return {
+        name: whole.model_copy(update={"node_selector": endpoint.node_selector | domain.node_selector})
+        for name, domain in endpoint.domains.items()
+    } or {"": whole}

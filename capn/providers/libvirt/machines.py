@@ -66,7 +66,7 @@ def _make(session: Session, endpoint: LibvirtEndpoint, plan: MachinePlan) -> Non
         volumes.write_seed(session, pool, machine_uid=ref.uid, seed=seed)
         seed_volume = volumes.seed_volume(ref.uid)
     mac = domains.machine_mac(request, virtual_endpoint=network.virtual)
-    address = networks.ensure_address(session, network, ref, mac)
+    address = networks.ensure_address(session, endpoint, network, ref=ref, mac=mac)
     domains.define_domain(
         session,
         DomainInput(

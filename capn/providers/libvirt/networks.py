@@ -107,7 +107,7 @@ def ensure_network(session: Session, endpoint: LibvirtEndpoint, request: Cluster
     if found is None:
         if endpoint.network is None:
             _make_network(session, endpoint, request)
-        _reserve_endpoint(session, endpoint, request.ref)
+        _reserve_endpoint(session, endpoint, request)
         found = find_network(session, endpoint, request.ref)
     if found is None:
         raise TransientError("the cluster's network was changed while it was made; trying again")
@@ -132,14 +132,16 @@ def delete_network(session: Session, endpoint: LibvirtEndpoint, cluster: Cluster
             raise
 
 
-def ensure_address(session: Session, network: ClusterNetwork, ref: MachineRef, mac: str) -> str:
+def ensure_address(
+    session: Session, endpoint: LibvirtEndpoint, network: ClusterNetwork, *, ref: MachineRef, mac: str
+) -> str:
     """The machine's address, reserved if it has none yet."""
     for _attempt in range(_ATTEMPTS):
         view = parse_network(network.handle.XMLDesc(0))
         host = view.find_host(mac)
         if host is not None:
             return host.address
-        address = _choose_address(network, view, mac)
+        address = _choose_address(network, view, mac, within=endpoint.addresses)
         try:
             _add_host(session, network.handle, mac=mac, address=address, name=None if network.shared else ref.name)
         except libvirt.libvirtError as error:
@@ -150,10 +152,10 @@ def ensure_address(session: Session, network: ClusterNetwork, ref: MachineRef, m
     raise TransientError("other machines took every address that was tried; trying again")
 
 
-def _choose_address(network: ClusterNetwork, view: NetworkView, mac: str) -> str:
+def _choose_address(network: ClusterNetwork, view: NetworkView, mac: str, *, within: IPv4Network | None) -> str:
     leased = {lease["ipaddr"]: str(lease.get("mac", "")).lower() for lease in network.handle.DHCPLeases()}
     used = {host.address for host in view.hosts} | {at for at, owner in leased.items() if owner != mac}
-    candidates = _shared_addresses(view) if network.shared else machine_addresses(network.subnet)
+    candidates = _shared_addresses(view, within) if network.shared else machine_addresses(network.subnet)
     address = next((str(candidate) for candidate in candidates if str(candidate) not in used), None)
     if address is None:
         raise TerminalError(
@@ -260,8 +262,12 @@ def _refuse_foreign_name(session: Session, cluster: ClusterRef) -> None:
     )
 
 
-def _reserve_endpoint(session: Session, endpoint: LibvirtEndpoint, cluster: ClusterRef) -> None:
-    """Give the cluster's endpoint its entry, unless it has one."""
+def _reserve_endpoint(session: Session, endpoint: LibvirtEndpoint, request: ClusterRequest) -> None:
+    """Give the cluster's endpoint its entry, unless it has one: in a shared network the address of before if it can be.
+
+    Another hypervisor of the network has chosen it, or this one before the entry was lost.
+    """
+    cluster = request.ref
     handle = _lookup(session, endpoint, cluster)
     if handle is None or not handle.isActive():
         raise TerminalError(
@@ -281,18 +287,25 @@ def _reserve_endpoint(session: Session, endpoint: LibvirtEndpoint, cluster: Clus
         _add_host(session, handle, mac=endpoint_mac(cluster), address=address, name=name)
         return
     used = {host.address for host in view.hosts} | {lease["ipaddr"] for lease in handle.DHCPLeases()}
-    free = next((str(address) for address in _shared_addresses(view) if str(address) not in used), None)
+    candidates = map(str, _shared_addresses(view, endpoint.addresses))
+    free = request.endpoint_host or next((address for address in candidates if address not in used), None)
     if free is None:
         raise TerminalError(f"the shared network {view.name} has no free address", reason="AddressesExhausted")
     name = _endpoint_name(endpoint, cluster)
     _add_host(session, handle, mac=endpoint_mac(cluster), address=free, name=name)
 
 
-def _shared_addresses(view: NetworkView) -> list[IPv4Address]:
-    """Addresses outside the network's own DHCP ranges, or all of them when the ranges leave none."""
+def _shared_addresses(view: NetworkView, within: IPv4Network | None) -> list[IPv4Address]:
+    """Addresses outside the network's own DHCP ranges, or all of them when the ranges leave none.
+
+    `within`: the part of the network that is this hypervisor's to give.
+    """
     if view.subnet is None:
         return []
     every = [endpoint_address(view.subnet), *machine_addresses(view.subnet)]
+    if within is not None:
+        ends = (view.subnet.network_address, view.subnet.broadcast_address)
+        every = [address for address in within if address in view.subnet and address not in ends]
     spans = [(IPv4Address(span.start), IPv4Address(span.end)) for span in view.ranges]
     outside = [address for address in every if not any(start <= address <= end for start, end in spans)]
     return outside or every

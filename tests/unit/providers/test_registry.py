@@ -7,6 +7,7 @@ import pytest
 
 from capn.api.machine_template import Infrastructure, InfrastructureKind
 from capn.errors import InvalidSpecError
+from capn.providers.failure_domains import DomainProvider
 from capn.providers.memory import MemoryProvider
 from capn.providers.registry import ProviderRegistry
 from capn.settings import LibvirtEndpoint, MemoryEndpoint, Settings
@@ -22,7 +23,8 @@ async def test_one_provider_an_endpoint() -> None:
     )
     registry = ProviderRegistry(settings)
     first = registry.get(make(InfrastructureKind.MEMORY, "a"))
-    assert isinstance(first, MemoryProvider)
+    assert isinstance(first, DomainProvider)
+    assert isinstance(first.domains[""], MemoryProvider)
     assert registry.get(make(InfrastructureKind.MEMORY, "a")) is first
     assert registry.get(make(InfrastructureKind.MEMORY, "b")) is not first
     assert registry.get(make(InfrastructureKind.LIBVIRT, "a")).kind == "libvirt"

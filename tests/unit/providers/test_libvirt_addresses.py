@@ -1,0 +1,89 @@
+"""Which addresses a hypervisor gives in a network that it shares with others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Network
+from typing import Any, cast
+from xml.etree import ElementTree as ET
+
+from capn.providers.libvirt import networks
+from capn.providers.libvirt.connection import Session
+from capn.settings import LibvirtEndpoint
+from tests.contract.provider_rigs import cluster_ref, cluster_request, worker
+
+WHOLE = LibvirtEndpoint(network="capn-shared")
+PART = LibvirtEndpoint(network="capn-shared", addresses=IPv4Network("10.0.0.64/26"))
+
+
+class SharedNetwork:
+    """libvirt's handle of a network with DHCP for the hosts that it is told of; both handle and connection."""
+
+    def __init__(self) -> None:
+        self.hosts: list[str] = []
+
+    def networkLookupByName(self, _name: str) -> SharedNetwork:  # noqa: N802 - libvirt's name
+        return self
+
+    def isActive(self) -> bool:  # noqa: N802 - libvirt's name
+        return True
+
+    def DHCPLeases(self) -> list[dict[str, Any]]:  # noqa: N802 - libvirt's name
+        return []
+
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802 - libvirt's name
+        hosts = "".join(self.hosts)
+        ip = f"<ip address='10.0.0.1' netmask='255.255.255.0'><dhcp>{hosts}</dhcp></ip>"
+        return f"<network><name>capn-shared</name>{ip}</network>"
+
+    def update(self, _command: int, _section: int, _index: int, xml: str, _flags: int) -> None:
+        self.hosts.append(xml)
+
+    @property
+    def given(self) -> list[str]:
+        return [str(ET.fromstring(host).get("ip")) for host in self.hosts]  # noqa: S314 - our own
+
+
+def open_session(network: SharedNetwork) -> Session:
+    class Opened:
+        conn = network
+
+        def checkpoint(self) -> None:
+            """Nothing has been cancelled."""
+
+    return cast("Session", Opened())
+
+
+def give(network: SharedNetwork, endpoint: LibvirtEndpoint, ordinal: int) -> str:
+    session, request = open_session(network), cluster_request(cluster_ref())
+    found = networks.ensure_network(session, endpoint, request)
+    ref = worker(cluster_ref(), ordinal).ref
+    return networks.ensure_address(session, endpoint, found, ref=ref, mac=f"52:54:00:00:00:{ordinal:02x}")
+
+
+def test_without_a_part_all_of_the_network_is_given() -> None:
+    network = SharedNetwork()
+    assert [give(network, WHOLE, ordinal) for ordinal in range(2)] == ["10.0.0.11", "10.0.0.12"]
+    assert network.given == ["10.0.0.10", "10.0.0.11", "10.0.0.12"]
+
+
+def test_of_a_part_no_other_address_is_given() -> None:
+    network = SharedNetwork()
+    assert [give(network, PART, ordinal) for ordinal in range(2)] == ["10.0.0.65", "10.0.0.66"]
+    assert network.given == ["10.0.0.64", "10.0.0.65", "10.0.0.66"]
+
+
+def test_an_end_of_the_network_is_no_machines_address() -> None:
+    network = SharedNetwork()
+    last = LibvirtEndpoint(network="capn-shared", addresses=IPv4Network("10.0.0.252/30"))
+    assert [give(network, last, ordinal) for ordinal in range(2)] == ["10.0.0.253", "10.0.0.254"]
+
+
+def test_the_endpoint_is_where_another_hypervisor_has_put_it() -> None:
+    network = SharedNetwork()
+    request = replace(cluster_request(cluster_ref()), endpoint_host="10.0.0.200")
+    found = networks.ensure_network(open_session(network), PART, request)
+    assert found.endpoint == "10.0.0.200"
+    assert network.given == ["10.0.0.200"]
+    assert networks.ensure_network(open_session(network), PART, request).endpoint == "10.0.0.200"
+    assert len(network.hosts) == 1
