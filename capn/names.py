@@ -69,6 +69,8 @@ ANNOTATION_SKIP_RESTORE = f"{GROUP}/skip-restore"
 LABEL_VERSION = f"{GROUP}/kubernetes-version"
 # On a DaemonSet beside kubeadm's kube-proxy, and its pods, during an upgrade: the version of the nodes that it serves.
 LABEL_KUBE_PROXY = f"{GROUP}/kube-proxy"
+# On a node, by its own kubelet: the failure domain that its machine is in.
+LABEL_ZONE = "topology.kubernetes.io/zone"
 CHILD_ACCOUNT = "child"
 CHILD_ROLE = "capn-child"
 SYSTEM_NAMESPACE = "capn-system"

@@ -14,7 +14,16 @@ from pydantic.alias_generators import to_camel
 
 from capn.api import crd_rules as rules
 from capn.api.addons import Addon, AddonStatus
-from capn.api.machine_template import Infrastructure, Labels, Machine, Quantity, Taints, Version
+from capn.api.machine_template import (
+    DomainName,
+    DomainNames,
+    Infrastructure,
+    Labels,
+    Machine,
+    Quantity,
+    Taints,
+    Version,
+)
 from capn.api.meta import Conditions, Model, ObjectMeta, RuledModel
 from capn.api.pools import HealthCheck, Remediation, Rollout
 from capn.api.restore import RestoreFrom, RestoreStatus
@@ -92,6 +101,10 @@ class ControlPlane(Model):
     machine: Machine | None = Field(
         default=None, description="Size of these machines, instead of all of spec.machine; by default spec.machine."
     )
+    failure_domains: DomainNames = Field(
+        default_factory=list,
+        description="Failure domains of the endpoint that these machines are spread over; none named: all of them.",
+    )
     extra_sans: Annotated[list[San], Field(max_length=32), Unique()] = Field(
         default_factory=list,
         alias="extraSANs",
@@ -136,6 +149,10 @@ class WorkerPool(Model):
     )
     machine: Machine | None = Field(
         default=None, description="Size of these machines, instead of all of spec.machine; by default spec.machine."
+    )
+    failure_domains: DomainNames = Field(
+        default_factory=list,
+        description="Failure domains of the endpoint that these machines are spread over; none named: all of them.",
     )
     labels: Labels = Field(default_factory=dict, description="Labels of the nodes.")
     taints: Taints = Field(default_factory=list, description="Taints of the nodes.")
@@ -282,6 +299,16 @@ class PoolCounts(MachineCounts):
     name: str = Field(max_length=24, description="Name of the pool.")
 
 
+class DomainStatus(Model):
+    """One failure domain of the endpoint, as this cluster has it."""
+
+    name: DomainName = Field(description="Name of the domain.")
+    machines: int = Field(default=0, description="NestedMachines in it.")
+    ready: int = Field(default=0, description="Those whose node is Ready.")
+    available: bool = Field(description="Whether it takes machines now.")
+    message: str = Field(default="", max_length=1024, description="Why not, for people.")
+
+
 class WorstNested(Model):
     """The nested cluster that most needs a look."""
 
@@ -341,6 +368,9 @@ class NestedClusterStatus(Model):
     workers: MachineCounts | None = Field(default=None, description="Counts of worker machines.")
     pools: Annotated[list[PoolCounts], Field(max_length=32), Unique(("name",))] = Field(
         default_factory=list, description="Counts of each worker pool, for scalers."
+    )
+    failure_domains: Annotated[list[DomainStatus], Field(max_length=64), Unique(("name",))] | None = Field(
+        default=None, description="The endpoint's failure domains, where it has any, and those that machines name."
     )
     remediations: Annotated[list[Remediation], Field(max_length=32), Unique(("pool",))] | None = Field(
         default=None, description="Replacements of unhealthy workers, by pool; kept so that they end."

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from capn import names
 from capn.api import checks, cron
 from capn.api.rule import Rule
 
@@ -257,6 +258,13 @@ WORKER_POOL_RULES = (
         holds=lambda pool: pool.autoscaling is None or pool.autoscaling.min <= pool.replicas <= pool.autoscaling.max,
         field=".replicas",
     ),
+    Rule(
+        "!has(self.failureDomains) || self.failureDomains.size() == 0 || !has(self.labels)"
+        f" || !('{names.LABEL_ZONE}' in self.labels)",
+        f"{names.LABEL_ZONE} says in which of failureDomains a node is: take the label away",
+        holds=lambda pool: not pool.failure_domains or names.LABEL_ZONE not in pool.labels,
+        field=".labels",
+    ),
 )
 CLUSTER_SPEC_RULES = (
     Rule(
@@ -381,8 +389,8 @@ CLAIM_PATH = _matches(
 
 
 def _is_same_machine(old: Any, new: Any) -> bool:  # noqa: ANN401 - a machine's spec; the models import this module
-    names = (re.sub("([A-Z])", r"_\1", name).lower() for name in MACHINE_FIXED)
-    return all(getattr(old, name) == getattr(new, name) for name in names)
+    fields = (re.sub("([A-Z])", r"_\1", name).lower() for name in MACHINE_FIXED)
+    return all(getattr(old, name) == getattr(new, name) for name in fields)
 
 
 def _role_memory(role: str, mib: int, message: str) -> Rule:
@@ -396,7 +404,7 @@ def _role_memory(role: str, mib: int, message: str) -> Rule:
 
 # All of a machine's spec but labels and taints, which its node takes on without a new VM.
 MACHINE_FIXED = (
-    "clusterName", "role", "ordinal", "pool", "version", "machine", "infrastructure", "bootstrap",
+    "clusterName", "role", "ordinal", "pool", "version", "machine", "infrastructure", "failureDomain", "bootstrap",
 )  # fmt: skip
 MACHINE_SPEC_RULES = (
     Rule(

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from capn.api import crd_rules as rules
-from capn.api.machine_template import Infrastructure, Labels, Machine, Taints, Version
+from capn.api.machine_template import DomainName, Infrastructure, Labels, Machine, Taints, Version
 from capn.api.meta import Conditions, Model, ObjectMeta, RuledModel
 from capn.api.rule import Rule
 
@@ -45,6 +45,10 @@ class NestedMachineSpec(Model):
     version: Version = Field(description="Kubernetes version, such as v1.37.2.")
     machine: Machine = Field(default_factory=Machine, description="Size and image.")
     infrastructure: Infrastructure = Field(default_factory=Infrastructure, description="Where the machine runs.")
+    failure_domain: DomainName | None = Field(
+        default=None,
+        description="Failure domain that was chosen when the machine was made; none: the endpoint had none then.",
+    )
     labels: Labels = Field(default_factory=dict, description="Labels of the node.")
     taints: Taints = Field(default_factory=list, description="Taints of the node.")
     bootstrap: BootstrapReference = Field(default_factory=BootstrapReference, description="The bootstrap data.")

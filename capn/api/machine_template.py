@@ -17,8 +17,8 @@ from capn.api.meta import Model
 from capn.api.rule import Rule, Unique
 
 __all__ = [
-    "RFC1123_LABEL", "VERSION_PATTERN", "Infrastructure", "InfrastructureKind", "Labels", "Machine", "Quantity",
-    "Taint", "Taints", "Version", "quantity_mib",
+    "RFC1123_LABEL", "VERSION_PATTERN", "DomainName", "DomainNames", "Infrastructure", "InfrastructureKind", "Labels",
+    "Machine", "Quantity", "Taint", "Taints", "Version", "quantity_mib",
 ]  # fmt: skip
 
 RFC1123_LABEL = f"^{checks.LABEL}$"
@@ -26,6 +26,9 @@ VERSION_PATTERN = f"^{checks.VERSION}$"
 
 Quantity = Annotated[str, Field(max_length=16), rules.QUANTITY]
 Version = Annotated[str, Field(max_length=16), rules.VERSION]
+# Nodes have it as label, so it is no longer than that may be.
+DomainName = Annotated[str, Field(max_length=63), rules.LABEL_NAME]
+DomainNames = Annotated[list[DomainName], Field(max_length=32), Unique()]
 LabelValue = Annotated[str, Field(max_length=63), rules.LABEL_VALUE]
 Labels = Annotated[dict[str, LabelValue], Field(max_length=64), BeforeValidator(rules.drop_nulls), *rules.LABEL_KEYS]
 

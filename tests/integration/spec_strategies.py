@@ -50,12 +50,14 @@ _ARGS = st.fixed_dictionaries(
 _INFRASTRUCTURE = st.fixed_dictionaries(
     {}, optional={"kind": st.sampled_from(["libvirt", "memory"]), "endpoint": _WORD}
 )
+_DOMAINS = st.lists(_WORD, max_size=3, unique=True)
 _POOL = st.fixed_dictionaries(
     {"name": _WORD.filter(lambda name: name != "cp")},
     optional={
         "replicas": st.integers(0, 3),
         "autoscaling": st.fixed_dictionaries({"min": st.just(0), "max": st.integers(3, 9)}),
         "machine": _MACHINE,
+        "failureDomains": _DOMAINS,
         "labels": _LABELS,
         "taints": _TAINTS,
     },
@@ -65,6 +67,7 @@ _CONTROL_PLANE = st.fixed_dictionaries(
     optional={
         "replicas": st.sampled_from([1, 3, 5, 7]),
         "machine": _MACHINE,
+        "failureDomains": _DOMAINS,
         "extraSANs": st.lists(st.sampled_from(["a", "*.b.c", "10.0.0.1", "fd00::1"]), max_size=3, unique=True),
         "apiServer": _ARGS,
         "controllerManager": _ARGS,
@@ -143,6 +146,7 @@ FULL_CLUSTER_SPEC: dict[str, Any] = {
     "controlPlane": {
         "replicas": 1,
         "machine": _FULL_MACHINE,
+        "failureDomains": ["a"],
         "extraSANs": ["a"],
         "etcd": {"extraArgs": {"a": "b"}},
     },
@@ -152,6 +156,7 @@ FULL_CLUSTER_SPEC: dict[str, Any] = {
             "replicas": 1,
             "autoscaling": {"min": 1, "max": 2},
             "machine": _FULL_MACHINE,
+            "failureDomains": ["a"],
             **_FULL_NODE,
             "rollout": _FULL_ROLLOUT,
         }
@@ -178,6 +183,7 @@ FULL_MACHINE_SPEC: dict[str, Any] = {
     "version": "v1.37.2",
     "machine": _FULL_MACHINE,
     "infrastructure": {"kind": "libvirt", "endpoint": "a"},
+    "failureDomain": "a",
     **_FULL_NODE,
     "bootstrap": {"dataSecretName": "a"},
 }

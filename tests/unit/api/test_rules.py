@@ -65,6 +65,7 @@ def test_the_version_alone_is_enough() -> None:
         },
         "controlPlane": {
             "replicas": 1,
+            "failureDomains": [],
             "extraSANs": [],
             "apiServer": {"extraArgs": {}},
             "controllerManager": {"extraArgs": {}},

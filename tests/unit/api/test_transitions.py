@@ -52,8 +52,17 @@ def test_what_may_be_changed(old: dict[str, Any], new: dict[str, Any], field: st
     assert all(one.message for one in refused)
 
 
-def test_a_machine_is_not_changed() -> None:
-    before, after = (NestedMachine.model_validate(machine(spec)).spec for spec in ({}, {"ordinal": 1}))
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({}, {"ordinal": 1}),
+        ({}, {"failureDomain": "a"}),
+        ({"failureDomain": "a"}, {"failureDomain": "b"}),
+        ({"failureDomain": "a"}, {}),
+    ],
+)
+def test_a_machine_is_not_changed(old: dict[str, Any], new: dict[str, Any]) -> None:
+    before, after = (NestedMachine.model_validate(machine(spec)).spec for spec in (old, new))
     assert [one.field for one in find_refused(before, after)] == ["spec"]
 
 
