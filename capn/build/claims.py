@@ -45,6 +45,7 @@ class ClaimedMachineInput:
     machine: Mapping[str, Any]
     infrastructure: Mapping[str, str]
     secret: str
+    failure_domain: str = ""  # as the parent names it
 
 
 def build_claimed_cluster(claim: ClaimedClusterInput) -> dict[str, Any]:
@@ -76,6 +77,8 @@ def build_claimed_machine(claim: ClaimedMachineInput, cluster: dict[str, Any]) -
         "infrastructure": dict(claim.infrastructure),
         "bootstrap": {"dataSecretName": claim.secret},
     }
+    if claim.failure_domain:
+        spec["failureDomain"] = claim.failure_domain
     if claim.role == names.ROLE_WORKER:
         spec["pool"] = "claimed"
     return {

@@ -7,7 +7,8 @@ changes of its membership under way. Must not: know etcd; whether a member may g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from capn import names
 from capn.api.conditions import MachineCondition, is_true
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import Machine
+from capn.build.failure_domains import is_outside
 from capn.build.upgrade_rules import has_joined
 from capn.build.version_skew import parse_version
 
@@ -33,11 +35,16 @@ class ControlPlanePlan:
 
 
 def compute_control_plane_plan(
-    wanted: Sequence[Mapping[str, Any]], existing: Sequence[NestedMachine], *, replicas: int
+    wanted: Sequence[Mapping[str, Any]],
+    existing: Sequence[NestedMachine],
+    *,
+    replicas: int,
+    allowed: Collection[str] = (),
 ) -> ControlPlanePlan:
     """The next operation for control planes that were initialized.
 
-    `wanted`: manifests by ordinal, one more than there are replicas, since a change goes by one more.
+    `wanted`: manifests by ordinal, one more than there are replicas, since a change goes by one more. `allowed`: the
+    failure domains that the spec names; none: all of them.
     """
     going = [machine for machine in existing if machine.metadata.deleting]
     if going:
@@ -55,17 +62,21 @@ def compute_control_plane_plan(
     unready = [machine for machine in existing if not _is_ready(machine)]
     if unready:
         return ControlPlanePlan(reason="WaitingForMachines", because=f"{_list(unready)} is not Ready")
-    return _change_count(wanted, existing, replicas)
+    outdated = [machine for machine in existing if is_outdated(machine, wanted[0]) or is_outside(machine, allowed)]
+    return _change_count(wanted, existing, replicas=replicas, outdated=outdated)
 
 
 def _change_count(
-    wanted: Sequence[Mapping[str, Any]], existing: Sequence[NestedMachine], replicas: int
+    wanted: Sequence[Mapping[str, Any]],
+    existing: Sequence[NestedMachine],
+    *,
+    replicas: int,
+    outdated: Sequence[NestedMachine],
 ) -> ControlPlanePlan:
     """What to do when all that exist are Ready."""
     if len(existing) < replicas:
         because = f"{len(existing)} of {replicas} are there"
         return ControlPlanePlan(create=_fill(wanted, existing), reason="ScalingUp", because=because)
-    outdated = [machine for machine in existing if is_outdated(machine, wanted[0])]
     if outdated and len(existing) == replicas:
         because = _describe_progress(existing, outdated, wanted[0])
         return ControlPlanePlan(create=_fill(wanted, existing), reason="RollingOut", because=because)
@@ -99,11 +110,12 @@ def is_outdated(machine: NestedMachine, manifest: Mapping[str, Any]) -> bool:
 
 
 def choose_leaving(existing: Sequence[NestedMachine], outdated: Sequence[NestedMachine]) -> NestedMachine:
-    """The one to remove: what a person has marked, else what is outdated, else the highest ordinal."""
+    """The one to remove: marked by a person, else outdated, else in the fullest domain, else of the highest ordinal."""
+    filling = Counter(machine.spec.failure_domain for machine in existing)
 
-    def rank(machine: NestedMachine) -> tuple[bool, bool, int]:
+    def rank(machine: NestedMachine) -> tuple[bool, bool, int, int]:
         marked = names.ANNOTATION_DELETE_MACHINE in machine.metadata.annotations
-        return marked, machine in outdated, machine.spec.ordinal
+        return marked, machine in outdated, filling[machine.spec.failure_domain], machine.spec.ordinal
 
     return max(existing, key=rank)
 

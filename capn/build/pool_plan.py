@@ -17,6 +17,7 @@ from capn.api.cluster import NestedCluster, WorkerPool
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import Machine, quantity_mib
 from capn.api.pools import Rollout
+from capn.build.failure_domains import compute_depths, is_outside
 from capn.build.health import is_ready
 from capn.build.machines import build_machine
 from capn.build.said import Said
@@ -92,7 +93,8 @@ def is_outdated(cluster: NestedCluster, pool: WorkerPool, machine: NestedMachine
     """Whether it takes a new VM to make the machine what the pool asks for."""
     spec, size = machine.spec, pool.machine or cluster.spec.machine
     wanted = (version, _measure(size), cluster.spec.infrastructure)
-    return (spec.version, _measure(spec.machine), spec.infrastructure) != wanted
+    is_other = (spec.version, _measure(spec.machine), spec.infrastructure) != wanted
+    return is_other or is_outside(machine, pool.failure_domains)
 
 
 def is_labelled(machine: NestedMachine, pool: WorkerPool) -> bool:
@@ -158,8 +160,19 @@ def _rank(machine: NestedMachine, *, outdated: bool) -> tuple[bool, bool, bool, 
     return not asked, not failed, is_ready(machine), not outdated, -machine.spec.ordinal
 
 
+def _order(state: _State) -> list[NestedMachine]:
+    """Who goes first; of those that are alike, who is in the fullest failure domain."""
+
+    def rank(machine: NestedMachine) -> tuple[bool, bool, bool, bool, int]:
+        return _rank(machine, outdated=machine.metadata.name in state.outdated)
+
+    order = sorted(state.alive, key=rank)
+    depths = compute_depths(order)
+    return sorted(order, key=lambda machine: (*rank(machine)[:-1], -depths[machine.metadata.name]))
+
+
 def _choose_deletions(request: PoolRequest, state: _State, rollout: Rollout) -> tuple[NestedMachine, ...]:
-    order = sorted(state.alive, key=lambda machine: _rank(machine, outdated=machine.metadata.name in state.outdated))
+    order = _order(state)
     excess = len(order) - request.wanted
     if not state.outdated or request.wanted == 0:
         return tuple(order[: max(0, excess)])

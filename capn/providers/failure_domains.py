@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 # How soon a domain's stream of changes is opened again after it broke.
 REOPEN_S = 5.0
+# Beside others a domain has so long to answer about a cluster: who is silent must not slow every reconcile down.
+PATIENCE_S = 10.0
 _AnswerT = TypeVar("_AnswerT")
 
 
@@ -44,12 +46,13 @@ class DomainProvider:
     def __init__(self, domains: Mapping[str, Provider]) -> None:
         self.domains: Mapping[str, Provider] = MappingProxyType(dict(domains))
         first = next(iter(self.domains.values()))
+        self._patience_s = PATIENCE_S if len(self.domains) > 1 else None
         self.kind = first.kind
         self.keeps_addresses = first.keeps_addresses
 
     async def observe_cluster(self, ref: ClusterRef) -> ObservedCluster | None:
         """What the domains have for the cluster; None when those that answer have nothing."""
-        answers = await self._ask(lambda provider: provider.observe_cluster(ref))
+        answers = await self._ask(lambda provider: provider.observe_cluster(ref), limit_s=self._patience_s)
         if all(isinstance(answer, CapnError) for answer in answers.values()):
             raise _first_error(answers)
         return _merge(answers)
@@ -63,11 +66,11 @@ class DomainProvider:
         for name, provider in self.domains.items():
             if request.endpoint_host is not None:
                 break
-            answers[name] = answer = await _settle(provider.ensure_cluster(request))
+            answers[name] = answer = await _settle(self._ensure(request), provider, self._patience_s)
             if isinstance(answer, ObservedCluster):
                 request = replace(request, endpoint_host=answer.endpoint_host)
         left = [name for name in self.domains if name not in answers]
-        answers |= await self._ask(lambda provider: provider.ensure_cluster(request), left)
+        answers |= await self._ask(self._ensure(request), left, limit_s=self._patience_s)
         seen = _merge(answers)
         if seen is None:
             raise _first_error(answers)
@@ -97,7 +100,7 @@ class DomainProvider:
         if request.ref.failure_domain or "" in self.domains:
             await (await self._locate(request.ref)).plan_machine(request)
             return
-        answers = await self._ask(lambda provider: provider.plan_machine(request))
+        answers = await self._ask(lambda provider: provider.plan_machine(request), limit_s=self._patience_s)
         _raise_any({name: answer for name, answer in answers.items() if isinstance(answer, TerminalError)})
         if all(isinstance(answer, CapnError) for answer in answers.values()):
             raise _first_error(answers)
@@ -180,18 +183,31 @@ class DomainProvider:
             reason="DomainNotFound",
         )
 
+    @staticmethod
+    def _ensure(request: ClusterRequest) -> Callable[[Provider], Awaitable[ObservedCluster]]:
+        return lambda provider: provider.ensure_cluster(request)
+
     async def _ask(
-        self, ask: Callable[[Provider], Awaitable[_AnswerT]], names: Iterable[str] | None = None
+        self,
+        ask: Callable[[Provider], Awaitable[_AnswerT]],
+        names: Iterable[str] | None = None,
+        *,
+        limit_s: float | None = None,
     ) -> dict[str, _AnswerT | CapnError]:
         """What each domain (by default all) answers, asked at once, or how it failed."""
         asked = list(self.domains if names is None else names)
-        answers = await asyncio.gather(*(_settle(ask(self.domains[name])) for name in asked))
+        answers = await asyncio.gather(*(_settle(ask, self.domains[name], limit_s) for name in asked))
         return dict(zip(asked, answers, strict=True))
 
 
-async def _settle(call: Awaitable[_AnswerT]) -> _AnswerT | CapnError:
+async def _settle(
+    ask: Callable[[Provider], Awaitable[_AnswerT]], provider: Provider, limit_s: float | None
+) -> _AnswerT | CapnError:
     try:
-        return await call
+        async with asyncio.timeout(limit_s):
+            return await ask(provider)
+    except TimeoutError:
+        return UnreachableError("the hypervisor does not answer in time", reason="HypervisorUnreachable")
     except CapnError as error:
         return error
 

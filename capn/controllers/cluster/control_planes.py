@@ -13,7 +13,8 @@ from capn.api.machine_template import InfrastructureKind
 from capn.build.control_plane_plan import LOST, compute_control_plane_plan
 from capn.build.machines import build_machine
 from capn.build.upgrade_stage import Stage, compute_plane_version
-from capn.controllers.cluster.machines import create_machine, delete_machines, restore_stamps
+from capn.controllers.cluster.machines import delete_machines, restore_stamps
+from capn.controllers.cluster.placement import PLACE_POLL_S, create_placed, find_unknown
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 
@@ -23,8 +24,8 @@ POLL_S = 5.0
 async def reconcile_first_control_plane(scope: ClusterScope) -> Wait | None:
     """Create the machine that initializes the cluster; put stamps back on those that somebody has stripped."""
     existing = scope.control_planes()
-    if not existing:
-        await create_machine(scope, _build(scope, 0))
+    if not existing and (said := await create_placed(scope, _build(scope, 0))) is not None:
+        return Wait(said.reason, said.message, PLACE_POLL_S)
     for machine in existing:
         await restore_stamps(scope, machine, _build(scope, machine.spec.ordinal))
     return None
@@ -35,7 +36,10 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     replicas = scope.cluster.spec.control_plane.replicas
     version = None if scope.upgrade is None else compute_plane_version(scope.upgrade)
     wanted = [_build(scope, ordinal, version) for ordinal in range(replicas + 1)]
-    plan = compute_control_plane_plan(wanted, scope.control_planes(), replicas=replicas)
+    obstacle = find_unknown(scope, None)
+    # Nobody leaves a domain for one that is not there.
+    allowed = scope.cluster.spec.control_plane.failure_domains if obstacle is None else ()
+    plan = compute_control_plane_plan(wanted, scope.control_planes(), replicas=replicas, allowed=allowed)
     if _has_fixed_endpoint(scope) and (
         plan.reason == "RollingOut" or (plan.delete is not None and plan.delete.spec.ordinal == 0)
     ):
@@ -43,9 +47,11 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     if _is_needed_for_dns(scope, plan.delete):
         return Wait("WaitingForDNS", f"{scope.dns_waits}; until then no control plane leaves", POLL_S, blocks=False)
     if plan.create is not None:
-        await create_machine(scope, dict(plan.create))
+        obstacle = await create_placed(scope, plan.create)
     if plan.delete is not None:
         await delete_machines(scope, [plan.delete])
+    if obstacle is not None:
+        return Wait(obstacle.reason, obstacle.message, PLACE_POLL_S, blocks=False)
     return Wait(plan.reason, plan.because, blocks=False) if plan.reason else None
 
 

@@ -64,7 +64,8 @@ class ClusterScope:
 
     def machine_ref(self, machine: NestedMachine) -> MachineRef:
         """A machine of the cluster as providers address it."""
-        return MachineRef(cluster=self.ref, name=machine.metadata.name, uid=machine.metadata.uid)
+        domain = machine.spec.failure_domain or ""
+        return MachineRef(self.ref, machine.metadata.name, machine.metadata.uid, domain)
 
     @property
     def route(self) -> Route | None:

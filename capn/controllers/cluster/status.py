@@ -16,6 +16,7 @@ from capn.api.machine import NestedMachine
 from capn.build.pool_plan import count_updated
 from capn.build.version_skew import parse_version
 from capn.controllers.cluster import claim
+from capn.controllers.cluster.domain_status import compute_domains
 from capn.controllers.cluster.nested import compute_nested
 from capn.controllers.cluster.pool_status import compute_pools, set_scaling
 from capn.controllers.cluster.scope import ClusterScope
@@ -82,6 +83,7 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
         control_plane=control_planes,
         workers=workers,
         pools=compute_pools(scope),
+        failure_domains=compute_domains(scope),
         remediations=previous.remediations if scope.remediations is None else list(scope.remediations) or None,
         nested=compute_nested(scope.cluster.path, scope.claims) if scope.cluster.spec.nests else None,
         backup=_backup(scope),

@@ -13,24 +13,22 @@ from dataclasses import replace
 
 from capn import names
 from capn.api.conditions import ClusterCondition, MachineCondition, find, is_true
-from capn.api.machine_template import Machine, quantity_mib
 from capn.api.resources import CONFIG_MAP, DAEMON_SET, DEPLOYMENT, NESTED_CLUSTER
 from capn.build import coredns, kube_proxy, kubeadm_record
 from capn.build.owners import build_subject
 from capn.build.upgrade_stage import Stage, UpgradeState, compute_oldest, read_state
 from capn.controllers.child_pool import Child
+from capn.controllers.cluster.placement import build_question
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 from capn.errors import CapnError, TransientError
 from capn.kube.client import KubeClient
 from capn.kube.etcd import EtcdClient
-from capn.providers.base import MachineRef, MachineRequest
 
 # While pods change in the child, which no watch of ours tells.
 POLL_S = 5.0
 ETCD_POLL_S = 15.0
 IMAGE_POLL_S = 60.0
-_MIB_PER_GIB = 1024
 
 
 async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
@@ -89,25 +87,12 @@ async def _find_missing_image(scope: ClusterScope, state: UpgradeState) -> Wait 
     roles += [(names.ROLE_WORKER, pool.machine) for pool in spec.workers]
     for role, size in roles:
         try:
-            await scope.provider.plan_machine(_build_request(scope, role, size or spec.machine, state.version))
+            question = build_question(scope, role=role, size=size or spec.machine, version=state.version)
+            await scope.provider.plan_machine(question)
         except CapnError as error:
             if error.reason == "ImageNotFound":
                 return Wait(error.reason, str(error), IMAGE_POLL_S, blocks=False)
     return None
-
-
-def _build_request(scope: ClusterScope, role: str, size: Machine, version: str) -> MachineRequest:
-    """A machine as it would be asked for; there is none of that UID."""
-    return MachineRequest(
-        ref=MachineRef(scope.ref, f"{scope.ref.name}-{version}", ""),
-        role=role,
-        ordinal=scope.cluster.spec.control_plane.replicas,
-        version=version,
-        image=size.image,
-        cpus=size.cpus,
-        memory_mib=quantity_mib(size.memory),
-        disk_gib=-(-quantity_mib(size.disk) // _MIB_PER_GIB),
-    )
 
 
 async def _find_etcd_trouble(child: Child, state: UpgradeState) -> Wait | None:

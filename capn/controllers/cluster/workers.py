@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from capn import names
 from capn.api.checks import node_capacity
+from capn.api.cluster import WorkerPool
 from capn.api.conditions import ClusterCondition, find, find_condition
 from capn.api.machine import NestedMachine
 from capn.api.pools import HealthCheck
@@ -23,18 +24,14 @@ from capn.build.pool_size import compute_pool_size
 from capn.build.remediation import Patient, Verdict, compute_remediation
 from capn.build.said import Said
 from capn.build.version_skew import compute_worker_version
-from capn.controllers.cluster.machines import (
-    create_machine,
-    delete_machines,
-    list_live_machines,
-    restore_stamps,
-    update_labels,
-)
+from capn.controllers.cluster.machines import delete_machines, list_live_machines, restore_stamps, update_labels
+from capn.controllers.cluster.placement import PLACE_POLL_S, create_placed, find_unknown
 from capn.controllers.cluster.power import was_switched_off
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 
-# The first of these that a pool says is the condition's reason; all messages are told.
+# The first of these that a pool says is the condition's reason, unless there is no place for a machine; all messages
+# are told.
 _GRAVEST_FIRST = (
     "RemediationExhausted",
     "RemediationBlocked",
@@ -72,16 +69,25 @@ async def reconcile_workers(scope: ClusterScope) -> Wait | None:
         scope.machines = await list_live_machines(scope)
         step = _compute_step(scope)
     scope.remediations, scope.healing = step.verdict.records, step.verdict.healing
+    obstacles: list[Said] = []
     for pool in scope.cluster.spec.workers:
-        for manifest in step.plans[pool.name].create:
-            await create_machine(scope, manifest)
+        if (obstacle := await _create(scope, pool, step.plans[pool.name])) is not None:
+            obstacles.append(obstacle)
         for machine in step.plans[pool.name].update:
             await update_labels(scope, machine, pool)
         await delete_machines(scope, step.plans[pool.name].delete)
     await delete_machines(scope, step.surplus)
     for patient in step.verdict.delete:
         await _replace(scope, patient)
-    return _conclude(scope, step)
+    return _conclude(scope, step, obstacles)
+
+
+async def _create(scope: ClusterScope, pool: WorkerPool, plan: PoolPlan) -> Said | None:
+    """Make the pool's new machines, up to the first for which there is no place; why that is so."""
+    for manifest in plan.create:
+        if (obstacle := await create_placed(scope, manifest)) is not None:
+            return obstacle
+    return find_unknown(scope, pool)
 
 
 async def _restore(scope: ClusterScope) -> None:
@@ -115,7 +121,8 @@ def _compute_step(scope: ClusterScope) -> _Step:
         pool.name: compute_pool_plan(
             PoolRequest(
                 cluster=scope.cluster,
-                pool=pool,
+                # Nobody leaves a domain for one that is not there.
+                pool=pool if find_unknown(scope, pool) is None else pool.model_copy(update={"failure_domains": []}),
                 wanted=wanted[pool.name],
                 machines=by_pool[pool.name],
                 version=version,
@@ -143,22 +150,25 @@ async def _replace(scope: ClusterScope, patient: Patient) -> None:
     _tell(scope, Said(reason="Remediated", message=message[:1024]))
 
 
-def _conclude(scope: ClusterScope, step: _Step) -> Wait | None:
+def _conclude(scope: ClusterScope, step: _Step, obstacles: Sequence[Said]) -> Wait | None:
     said = [*step.verdict.said, *(plan.said for plan in step.plans.values() if plan.said is not None)]
     version = scope.cluster.spec.version
     if scope.workers() and compute_worker_version(scope.control_planes(), version) != version:
         message = f"workers go to {version} when every control plane has it"
         said.append(Said(reason="WaitingForControlPlane", message=message))
-    said.sort(key=lambda one: _GRAVEST_FIRST.index(one.reason))
+    said = [*obstacles, *sorted(said, key=lambda one: _GRAVEST_FIRST.index(one.reason))]
+    after_s = step.verdict.after_s
     if not said:
-        if step.verdict.after_s is None:
+        if after_s is None:
             return None
-        return Wait("WaitingForMachines", "new workers are starting", step.verdict.after_s, blocks=False)
+        return Wait("WaitingForMachines", "new workers are starting", after_s, blocks=False)
+    if obstacles:
+        after_s = PLACE_POLL_S if after_s is None else min(after_s, PLACE_POLL_S)
     before = find(scope.cluster.status.conditions, ClusterCondition.WORKERS_READY)
     if said[0].reason in _TOLD and (before is None or before.reason != said[0].reason):
         _tell(scope, said[0])
     message = "; ".join(one.message for one in said)
-    return Wait(said[0].reason, message, step.verdict.after_s, blocks=False)
+    return Wait(said[0].reason, message, after_s, blocks=False)
 
 
 def _tell(scope: ClusterScope, said: Said) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from capn import names
 from capn.api.resources import NODE
+from capn.build.failure_domains import compute_node_labels
 from capn.build.node_settings import compute_node_patch
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.phases import Wait
@@ -20,7 +21,8 @@ async def reconcile_node_settings(scope: MachineScope) -> Wait | None:
     spec, child, node = scope.machine.spec, scope.child, scope.node
     if spec.role != names.ROLE_WORKER or child is None or node is None:
         return None
-    patch = compute_node_patch(node, spec.labels, spec.taints)
+    labels = compute_node_labels(spec)
+    patch = compute_node_patch(node, labels, spec.taints)
     if patch is None:
         return None
     guard = {"uid": node["metadata"]["uid"]}
@@ -29,7 +31,7 @@ async def reconcile_node_settings(scope: MachineScope) -> Wait | None:
         live = await child.client.get(NODE, scope.name)
         if live is None or live["metadata"]["uid"] != guard["uid"]:
             raise TransientError(f"node {scope.name} has just gone")
-        patch = compute_node_patch(live, spec.labels, spec.taints) or {}
+        patch = compute_node_patch(live, labels, spec.taints) or {}
         guard["resourceVersion"] = live["metadata"]["resourceVersion"]
     if patch:
         metadata = patch.get("metadata", {}) | guard

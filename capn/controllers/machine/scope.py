@@ -47,7 +47,10 @@ class MachineScope:
         meta, spec = self.machine.metadata, self.machine.spec
         uid = meta.controller_uid or (self.cluster.metadata.uid if self.cluster is not None else "")
         return MachineRef(
-            cluster=ClusterRef(namespace=meta.namespace, name=spec.cluster_name, uid=uid), name=meta.name, uid=meta.uid
+            cluster=ClusterRef(namespace=meta.namespace, name=spec.cluster_name, uid=uid),
+            name=meta.name,
+            uid=meta.uid,
+            failure_domain=spec.failure_domain or "",
         )
 
     @property

@@ -10,6 +10,7 @@ from capn.api.cluster import Endpoint, NestedCluster
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import Taint
 from capn.build.cloudinit import BootstrapMode, RestoreInput, UserDataInput, build_user_data
+from capn.build.failure_domains import compute_node_labels
 from capn.build.kubeadm import (
     ClusterConfigInput,
     JoinInput,
@@ -43,7 +44,7 @@ def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
         name=machine.metadata.name,
         provider_id=provider_id,
         # By its version an upgrade knows which container images the node has.
-        labels=machine.spec.labels | {names.LABEL_VERSION: machine.spec.version},
+        labels=compute_node_labels(machine.spec) | {names.LABEL_VERSION: machine.spec.version},
         taints=compute_taints(cluster, machine),
         node_ip=node_address,
     )

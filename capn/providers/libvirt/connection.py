@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -29,6 +30,10 @@ _WORKERS = 8
 _KEEPALIVE_INTERVAL_S = 5
 _KEEPALIVE_COUNT = 5
 DEFAULT_TIMEOUT_S = 60.0
+# A host that is off holds each attempt to connect up for minutes. After one that took so long nobody tries for a while,
+# so that the calls for its machines do not keep those for other hosts waiting.
+_SLOW_S = 5.0
+_REST_S = 15.0
 
 
 class Session:
@@ -84,6 +89,7 @@ class LibvirtConnection:
         self._threads = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="capn-libvirt")
         self._opening = threading.Lock()
         self._conn: libvirt.virConnect | None = None
+        self._rests_until = 0.0
         self._locks = KeyedLocks()
         self._closed = False
 
@@ -129,12 +135,17 @@ class LibvirtConnection:
                 raise unreachable()
             if self._conn is not None and _alive(self._conn):
                 return self._conn
+            began = time.monotonic()
+            if began < self._rests_until:
+                raise unreachable()
             start_event_loop()
             try:
                 conn = libvirt.open(self._uri)
                 _keep_alive(conn)
             except libvirt.libvirtError as error:
                 log.info("cannot connect to libvirt", uri=self._uri, error=error.get_error_message())
+                if (now := time.monotonic()) - began > _SLOW_S:
+                    self._rests_until = now + _REST_S
                 raise unreachable() from error
             self._conn = conn
             return conn

@@ -247,6 +247,7 @@ class ParentProvider:
                 machine=machine | ({"image": request.image} if request.image else {}),
                 infrastructure=self._infrastructure(),
                 secret=data_name(ref),
+                failure_domain=ref.failure_domain,
             ),
             cluster,
         )

@@ -14,7 +14,7 @@ from capn import names
 from capn.api.conditions import find_condition
 from capn.build.report import Report, ReportState
 from capn.errors import ApiStatusError, CapnError, InvalidSpecError, TerminalError, TransientError
-from capn.providers.base import MachineState, ObservedCluster, Problem, Route
+from capn.providers.base import FailureDomain, MachineState, ObservedCluster, Problem, Route
 
 Json = Mapping[str, Any]
 _POWERED_OFF = "PoweredOff"
@@ -38,6 +38,20 @@ def read_endpoint(cluster: Json) -> ObservedCluster | None:
         machine_cidr=None,
         route=route,
         virtual=endpoint.get("virtual") is True,
+        failure_domains=_read_domains(cluster),
+    )
+
+
+def _read_domains(cluster: Json) -> tuple[FailureDomain, ...]:
+    """The parent's failure domains; claimed machines name them as it does."""
+    return tuple(
+        FailureDomain(
+            row["name"],
+            None
+            if row.get("available")
+            else Problem("DomainUnavailable", f"the parent: {row.get('message') or ''}", passes=True),
+        )
+        for row in _status(cluster).get("failureDomains") or ()
     )
 
 

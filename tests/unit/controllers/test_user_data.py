@@ -26,3 +26,18 @@ def test_the_api_servers_certificate_has_the_name_by_which_the_gate_knows_it(acc
     ).decode()
     assert "api.example.org" in data
     assert (NAME in data) is (access is not None)
+
+
+@pytest.mark.parametrize("domain", [None, "rack-a"])
+def test_a_node_registers_with_its_failure_domain_as_zone(domain: str | None) -> None:
+    data = build_machine_user_data(
+        cluster=make_cluster(),
+        machine=make_machine(failureDomain=domain),
+        endpoint=Endpoint(host="10.89.0.10", port=6443),
+        pki=PKI,
+        provider_id="capn-libvirt://team-a/demo/demo-cp-0/x",
+        token=TOKEN,
+        joins=True,
+    ).decode()
+    assert "capn.dev/kubernetes-version=v1.37.2" in data
+    assert ("topology.kubernetes.io/zone=rack-a" in data) is (domain is not None)

@@ -11,6 +11,7 @@ import libvirt
 import pytest
 
 from capn.errors import NotFoundError, TransientError, UnreachableError
+from capn.providers.libvirt import connection as connection_module
 from capn.providers.libvirt.connection import LibvirtConnection, Session
 from capn.providers.libvirt.errors import clean_message, translate
 
@@ -169,3 +170,42 @@ def test_one_failure_of_qemu_is_one_message_whenever_libvirt_noticed() -> None:
     texts = [f"internal error: {head}: qemu: linux kernel too old" for head in heads]
     messages = {clean_message(_Error(libvirt.VIR_ERR_INTERNAL_ERROR, text)) for text in texts}
     assert messages == {"qemu: linux kernel too old"}
+
+
+async def test_a_host_that_holds_attempts_up_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[str] = []
+
+    def hang(uri: str) -> libvirt.virConnect:
+        attempts.append(uri)
+        time.sleep(0.2)
+        raise libvirt.libvirtError("no route to host")
+
+    monkeypatch.setattr(libvirt, "open", hang)
+    monkeypatch.setattr(connection_module, "_SLOW_S", 0.1)
+    slow = LibvirtConnection("qemu+tls://off.example/system")
+    for _again in range(3):
+        with pytest.raises(UnreachableError):
+            await slow.run(lambda session: session.conn.getType())
+    assert len(attempts) == 1
+    slow._rests_until = 0.0  # it has rested
+    with pytest.raises(UnreachableError):
+        await slow.run(lambda session: session.conn.getType())
+    assert len(attempts) == 2
+    await slow.close()
+
+
+async def test_a_host_that_refuses_at_once_is_asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, attempts = libvirt.open, list[str]()
+
+    def refuse_once(_uri: str) -> libvirt.virConnect:
+        attempts.append("")
+        if len(attempts) == 1:
+            raise libvirt.libvirtError("connection refused")
+        return real("test:///default")
+
+    monkeypatch.setattr(libvirt, "open", refuse_once)
+    restarting = LibvirtConnection("qemu:///system")
+    with pytest.raises(UnreachableError):
+        await restarting.run(lambda session: session.conn.getType())
+    assert await restarting.run(lambda session: session.conn.getType()) == "TEST"
+    await restarting.close()

@@ -92,6 +92,24 @@ async def test_when_no_domain_answers_the_first_error_is_raised_with_its_name(be
         assert caught.value.reason == "HypervisorUnreachable"
 
 
+class Hanging(MemoryProvider):
+    """A host that takes calls about clusters and never answers."""
+
+    async def ensure_cluster(self, request: ClusterRequest) -> ObservedCluster:
+        await asyncio.sleep(3600)
+        return await super().ensure_cluster(request)
+
+
+async def test_a_domain_that_hangs_holds_the_others_up_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failure_domains, "PATIENCE_S", 0.2)
+    provider = DomainProvider({"a": Hanging(), "b": MemoryProvider()})
+    async with asyncio.timeout(10):
+        seen = await provider.ensure_cluster(cluster_request(cluster_ref()))
+    first, second = seen.failure_domains
+    assert first.problem is not None
+    assert (first.problem.reason, first.problem.passes, second.problem) == ("HypervisorUnreachable", True, None)
+
+
 async def test_a_silent_domain_keeps_no_cluster_from_being_made(bench: Bench) -> None:
     bench.down("a")
     assert await bench.provider.observe_cluster(cluster_ref()) is None
