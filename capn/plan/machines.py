@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from capn.api.cluster import NestedCluster, PowerState
 from capn.api.machine import NestedMachine, NestedMachineSpec
 from capn.api.machine_template import Machine, quantity_mib
+from capn.build.failure_domains import find_allowed, is_outside
 from capn.build.machines import desired_machines
 from capn.plan.model import Action, FieldChange, MachineChange, Needs
 
@@ -32,16 +33,23 @@ def decide(cluster: NestedCluster, machines: Sequence[NestedMachine]) -> list[Ma
     if cluster.spec.claim is not None:
         return [MachineChange(machine.metadata.name, Action.KEEP) for machine in machines]
     existing = {machine.metadata.name: machine for machine in machines if not machine.metadata.deleting}
+    pools = {pool.name: pool for pool in cluster.spec.workers}
     found = []
     for name, wanted in list_wanted(cluster).items():
         live = existing.pop(name, None)
-        found.append(MachineChange(name, Action.ADD) if live is None else compare(live, wanted))
+        _field, allowed = find_allowed(cluster, pools.get(wanted.pool or ""))
+        found.append(MachineChange(name, Action.ADD) if live is None else compare(live, wanted, allowed))
     return found + [MachineChange(name, Action.REMOVE) for name in sorted(existing)]
 
 
-def compare(live: NestedMachine, wanted: NestedMachineSpec) -> MachineChange:
-    """What becomes of a machine whose spec would be another one."""
+def compare(live: NestedMachine, wanted: NestedMachineSpec, allowed: Sequence[str] = ()) -> MachineChange:
+    """What becomes of a machine whose spec would be another one. `allowed`: the failure domains that are named for it.
+
+    In which of them a machine is made is chosen only then.
+    """
     name, before, after = live.metadata.name, _flatten(live.spec), _flatten(wanted)
+    if is_outside(live, allowed):
+        before["failureDomain"], after["failureDomain"] = live.spec.failure_domain, " or ".join(allowed)
     why = tuple(
         FieldChange(field, before.get(field), after.get(field))
         for field in sorted({*before, *after})

@@ -11,7 +11,8 @@ from datetime import datetime
 from capn.tree.model import ClusterNode, MachineNode
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-_HEADER = ("NAME", "PHASE", "VERSION", "STAGE", "READY", "ADDRESS", "AGE")
+_HEADER = ("NAME", "PHASE", "VERSION", "STAGE", "READY", "ADDRESS", "DOMAIN", "AGE")
+_DOMAIN = _HEADER.index("DOMAIN")
 
 
 def format_age(created: str, now: datetime) -> str:
@@ -27,11 +28,16 @@ def format_age(created: str, now: datetime) -> str:
 
 
 def draw_tree(clusters: Sequence[ClusterNode], *, parent: str, now: datetime) -> list[str]:
-    """The tree as aligned lines; failures' messages stand under the machine or cluster that they are of."""
+    """The tree as aligned lines; failures' messages stand under the machine or cluster that they are of.
+
+    There is a column of failure domains where a machine is in one.
+    """
     drawing = _Drawing(now)
     drawing.add_level(clusters, indent="")
     rows: list[tuple[str, ...]] = [_HEADER, *drawing.rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    if not any(row[_DOMAIN] for row in drawing.rows):
+        rows = [row[:_DOMAIN] + row[_DOMAIN + 1 :] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines = [texts[0], parent]
     for number, text in enumerate(texts[1:]):
@@ -59,7 +65,7 @@ class _Drawing:
         ready = f"{cluster.machines_ready}/{cluster.machines_desired}"
         phase = cluster.phase if cluster.reachable else f"({cluster.phase})"
         age = format_age(cluster.created, self._now)
-        self.rows.append((f"{branch}{cluster.names}", phase, cluster.version, "", ready, cluster.endpoint, age))
+        self.rows.append((f"{branch}{cluster.names}", phase, cluster.version, "", ready, cluster.endpoint, "", age))
         if not cluster.reachable:
             seen = format_age(cluster.last_seen, self._now)
             self._note(f"{indent}   ? unreachable, last seen {seen} ago: the cluster above does not answer")
@@ -80,6 +86,7 @@ class _Drawing:
                 machine.stage,
                 ready,
                 machine.address,
+                machine.domain,
                 age,
             )
         )

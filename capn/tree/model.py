@@ -33,6 +33,7 @@ class MachineNode:
     created: str
     message: str
     waiting: str
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ def _machine_node(machine: Mapping[str, Any]) -> MachineNode:
         created=machine["metadata"].get("creationTimestamp", ""),
         message=status.get("failureMessage", ""),
         waiting=_waiting(machine),
+        domain=spec.get("failureDomain", ""),
     )
 
 

@@ -175,6 +175,24 @@ def test_why_a_machine_is_replaced() -> None:
     assert [str(one) for one in why] == ["machine.memory: 2560Mi -> 4096Mi"]
 
 
+def test_a_machine_leaves_a_domain_that_is_named_no_more() -> None:
+    def named(*domains: str) -> dict[str, Any]:
+        return BASE | {"workers": [{"name": "md", "replicas": 2, "failureDomains": list(domains)}]}
+
+    cluster = live(named("a", "b"))
+    machines = [
+        machine.model_copy(update={"spec": machine.spec.model_copy(update={"failure_domain": domain})})
+        for machine, domain in zip(machines_of(cluster), ("c", "a", "b"), strict=True)
+    ]
+    around = Surroundings([cluster], machines)
+    same = compute_plan(PlanRequest(manifest(named("b", "a"), uid="uid-c1"), around))
+    assert actions(same) == {}
+    moved = compute_plan(PlanRequest(manifest(named("b", "d"), uid="uid-c1"), around))
+    assert actions(moved) == {"c1-md-0": "replace"}
+    [why] = {change.why for change in moved.machines if change.action is Action.REPLACE}
+    assert [str(one) for one in why] == ["failureDomain: a -> b or d"]
+
+
 def test_a_machine_that_is_being_deleted_is_made_anew() -> None:
     cluster = live(BASE)
     machines = machines_of(cluster)

@@ -73,6 +73,19 @@ def test_draws_clusters_with_their_machines_and_reasons() -> None:
     ]
 
 
+def test_failure_domains_have_a_column_where_there_are_any() -> None:
+    placed = machine("a-cp-0", owner="a")
+    placed["spec"]["failureDomain"] = "rack-a"
+    nodes = arrange([cluster("a")], [placed, machine("a-workers-0", owner="a")])
+    assert draw_tree(nodes, parent="p", now=NOW) == [
+        "NAME               PHASE    VERSION  STAGE  READY  ADDRESS          DOMAIN  AGE",
+        "p",
+        "└─ default/a       Ready    v1.37.2         2/2    10.89.0.10:6443          10m",
+        "   ├─ a-cp-0       Running  v1.37.2         yes    10.89.0.10       rack-a  60s",
+        "   └─ a-workers-0  Running  v1.37.2         yes    10.89.0.10               60s",
+    ]
+
+
 def test_an_object_without_status_is_pending() -> None:
     bare = {"metadata": {"namespace": "n", "name": "c"}, "spec": {"version": "v1.37.2"}}
     [node] = arrange([bare], [])
