@@ -1,8 +1,8 @@
 """What is done to a real cluster that stays as it is, in order; each test goes on where the one before ended.
 
 A CA of the user's own and two kinds of workers -> add-ons -> a label while paused, and after -> `capn plan` and another
-size of one pool -> the control plane's certificates renewed -> switched off and on -> delete. A client calls the child's
-API all the while, and its errors are counted.
+size of one pool -> the control plane's certificates renewed -> switched off and on -> delete. A client calls the
+child's API all the while, and its errors are counted.
 
 `make e2e-full`: four emulated machines at a time, half an hour on two CPUs; CI has no time for it.
 """
@@ -73,7 +73,8 @@ def lab(account: Path, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactor
 def own_ca(lab: Lab) -> str:
     """A CA that the user made before the cluster; its certificate."""
     key, certificate = lab.directory / "ca.key", lab.directory / "ca.crt"
-    make = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1000", "-subj", "/CN=ours"]
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    make = ["req", "-x509", *curve, "-nodes", "-days", "1000", "-subj", "/CN=ours"]
     subprocess.run(["openssl", *make, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     lab.kubectl("create", "secret", "tls", f"{NAME}-ca", "-n", NAMESPACE, f"--cert={certificate}", f"--key={key}")
     return certificate.read_text()
