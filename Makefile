@@ -122,9 +122,9 @@ e2e-recursive: image ## Tell the story of a cluster in a cluster in a cluster, w
 	@CAPN_E2E_RECURSIVE=1 $(AS_ROOT) $(PY) -m pytest -s tests/e2e/test_recursion.py $(PYTEST_ARGS)
 
 .PHONY: e2e-full
-e2e-full: image ## Scale, upgrade, heal, back up and restore real clusters, with clients that count errors (hours when emulated)
+e2e-full: image ## Scale, change, upgrade, heal, back up and restore real clusters, with clients that count errors (hours when emulated)
 	@$(MAKE) image VERSION=$(FORMER_VERSION)
-	@CAPN_E2E_FULL=1 $(AS_ROOT) $(PY) -m pytest -s tests/e2e/test_libvirt_cluster.py tests/e2e/test_high_availability.py tests/e2e/test_life.py $(PYTEST_ARGS)
+	@CAPN_E2E_FULL=1 $(AS_ROOT) $(PY) -m pytest -s tests/e2e/test_libvirt_cluster.py tests/e2e/test_high_availability.py tests/e2e/test_life.py tests/e2e/test_operations.py $(PYTEST_ARGS)
 
 .PHONY: verify
 verify: lint type generate-check test ## All that CI checks

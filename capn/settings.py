@@ -355,6 +355,19 @@ class Settings(BaseSettings):
     )
     leader_elect: bool = Field(default=True, description="Hold a Lease, so that one controller is active.")
     lease_namespace: str = Field(default=names.SYSTEM_NAMESPACE, description="Where that Lease is.")
+    lease_duration_s: float = Field(
+        default=15.0,
+        ge=3,
+        le=3600,
+        description="So long others wait for a leader that went silent; it ends itself after two thirds of that.",
+    )
+    lease_identity: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=253,
+        description="Name in the Lease, of no other process that may run at the same time, such as the pod's; it leads"
+        " at once after a restart. None: a new name at each start.",
+    )
     bind: str = Field(default="127.0.0.1", description="Address of /healthz, /readyz and /metrics.")
     port: int = Field(default=8085, ge=0, le=65535, description="Its port; 0 takes a free one.")
     log_format: Literal["console", "json"] = Field(default="console", description="Form of log lines.")

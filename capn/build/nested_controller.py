@@ -20,6 +20,9 @@ KUBECONFIG_SECRET = "capn-parent"  # noqa: S105 - a name
 KUBECONFIG_KEY = "value"
 _SETTINGS = "capn-settings"
 _SETTINGS_FILE = "settings.yaml"
+# An API server in a guest under emulation takes half a minute for an answer at times, and a controller that has lost
+# its lease takes minutes to start. One that runs elsewhere after its node was lost waits for that long.
+LEASE_S = 120.0
 _CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 
 
@@ -67,6 +70,7 @@ def build_settings(given: NestedControllerInput) -> dict[str, Any]:
         "port": 8085,
         "log_format": "json",
         "lease_namespace": names.SYSTEM_NAMESPACE,
+        "lease_duration_s": LEASE_S,
         "endpoints": by_kind,
         "nesting": {
             "server": given.server,

@@ -46,7 +46,7 @@ from capn.runtime.guard import GuardedKubeClient
 from capn.runtime.handlers import enqueue_mapped, enqueue_self, has_new_spec
 from capn.runtime.health import HealthServer
 from capn.runtime.informer import Informer
-from capn.runtime.lease import LeaderElector, build_identity
+from capn.runtime.lease import LeaderElector, LeaseTimes, build_identity
 from capn.runtime.manager import Manager
 from capn.runtime.metrics import Metrics
 from capn.settings import BackupStore, GateSettings, NestingSettings, Settings
@@ -177,7 +177,13 @@ def build_manager(client: KubeClient, settings: Settings, providers: Providers) 
         client.on_request = metrics.observe_request
     elector = None
     if settings.leader_elect:
-        elector = LeaderElector(client, namespace=settings.lease_namespace, metrics=metrics)
+        elector = LeaderElector(
+            client,
+            namespace=settings.lease_namespace,
+            identity=settings.lease_identity,
+            times=LeaseTimes.of(settings.lease_duration_s),
+            metrics=metrics,
+        )
         client = GuardedKubeClient(client, elector.remaining_s)
     recorder = EventRecorder(client, instance=elector.identity if elector else build_identity(), metrics=metrics)
     controllers = Controllers(

@@ -20,6 +20,8 @@ from tests.conftest import Kubectl, run_async
 from tests.harness.controller_process import ControllerProcess
 
 IMAGE_PREFIX = "capn-node-"
+# Each look starts kubectl a few times, on the CPUs that the emulated machines need.
+LOOK_EVERY_S = 3.0
 
 
 @dataclass
@@ -69,7 +71,7 @@ class Story:
                 self.say(f"+{time.monotonic() - started:.0f} s {stages}")
                 told = stages
             assert time.monotonic() < deadline, f"not within {limit_s:.0f} s: {what}\n{trouble}{self.evidence()}"
-            time.sleep(1)
+            time.sleep(LOOK_EVERY_S)
         self.say(f"{what}: after {time.monotonic() - started:.0f} s")
 
     def stages(self) -> str:

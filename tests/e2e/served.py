@@ -58,7 +58,7 @@ def serving(lab: Lab, cluster: str, *, node: str, replicas: int = 1) -> Iterator
         lab,
         cluster,
         address,
-        SteadyClient("api", lambda: _discard(get(host, port, "/api/v1/namespaces/default", tls=tls))),
+        SteadyClient("api", lambda: discard(get(host, port, "/api/v1/namespaces/default", tls=tls))),
         SteadyClient("page", lambda: _fetch(served.address)),
     )
     lab.wait_for("the page is served", lambda: _answers(served), limit_s=_LIMIT_S)
@@ -151,5 +151,5 @@ def _answers(served: Served) -> bool:
     return True
 
 
-def _discard(_: bytes) -> None:
+def discard(_: bytes) -> None:
     """What an answer says is no matter here."""

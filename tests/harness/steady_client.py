@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-INTERVAL_S = 0.5
+INTERVAL_S = 1.0
 # An emulated machine is at times silent for seconds without being gone.
 TIMEOUT_S = 15.0
 

@@ -26,13 +26,22 @@ MAP: dict[str, Any] = {"metadata": {"name": "a", "namespace": "ns"}}
 class Candidate:
     """One controller process. `body` runs until cancelled, as controllers do, slowly if told."""
 
-    def __init__(self, api: MemoryKubeClient, time: VirtualTime, name: str, *, stops_in_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        api: MemoryKubeClient,
+        time: VirtualTime,
+        name: str,
+        *,
+        stops_in_s: float = 0.0,
+        times: LeaseTimes | None = None,
+    ) -> None:
         self.client = FaultyKubeClient(api)
         self.metrics = Metrics(CollectorRegistry())
         self.elector = LeaderElector(
             self.client,
             namespace="ns",
             identity=name,
+            times=times,
             keeper=Timekeeper(clock=time.clock, now=time.now, sleep=time.sleep),
             metrics=self.metrics,
         )
@@ -115,6 +124,40 @@ async def test_a_dead_holder_is_followed_after_its_duration(api: MemoryKubeClien
     await time.run_for(6)
     assert two.running
     await two.stop()
+
+
+async def test_a_restarted_holder_of_the_same_name_leads_at_once(api: MemoryKubeClient, time: VirtualTime) -> None:
+    one = Candidate(api, time, "one")
+    await time.run_for(10)
+    one.client.crashed = True  # SIGKILL: no release
+    one.task.cancel()
+    await asyncio.gather(one.task, return_exceptions=True)
+    again = Candidate(api, time, "one")
+    await settle()
+    assert again.running
+    assert (await read(api))["leaseTransitions"] == 0
+    await again.stop()
+
+
+async def test_a_longer_lease_outlives_a_longer_silence(api: MemoryKubeClient, time: VirtualTime) -> None:
+    one = Candidate(api, time, "one", times=LeaseTimes.of(120))
+    await time.run_for(10)
+    one.client.down = True
+    await time.run_for(60)
+    assert one.running
+    one.client.down = False
+    await time.run_for(60)
+    assert one.running
+    assert (await read(api))["leaseDurationSeconds"] == 120
+    one.client.down = True
+    await time.run_for(82)
+    assert not one.running
+    with pytest.raises(LeaseLostError):
+        await one.task
+
+
+def test_the_proportions_are_those_of_the_default() -> None:
+    assert LeaseTimes.of(LeaseTimes().duration_s) == LeaseTimes()
 
 
 async def test_times_in_the_lease_are_not_trusted(api: MemoryKubeClient, time: VirtualTime) -> None:
