@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -64,7 +65,7 @@ class Chores:
             await asyncio.wait([task], timeout=self._patience_s)
             if not task.done():
                 log.info("goes on beside", what=name, cluster=ref.name, namespace=ref.namespace)
-                task.add_done_callback(lambda _: self._end(ref, name))
+                task.add_done_callback(partial(self._end, ref, name))
         if not task.done():
             return None
         if self._tasks.get(key) is task:
@@ -74,7 +75,7 @@ class Chores:
     def forget(self, uid: str) -> None:
         """End the cluster's work: it is gone, or stands still."""
         for key in [key for key in self._tasks if key[0] == uid]:
-            self._tasks.pop(key).cancel()
+            self._discard(self._tasks.pop(key))
 
     async def close(self) -> None:
         """End all work, and wait until it has ended."""
@@ -88,15 +89,18 @@ class Chores:
         async with self._turns.setdefault(name, asyncio.Semaphore(self._limit)):
             return await work()
 
-    def _end(self, ref: ClusterRef, name: str) -> None:
-        task = self._tasks.get((ref.uid, name))
-        if task is None:
+    def _end(self, ref: ClusterRef, name: str, task: asyncio.Task[Any]) -> None:
+        if self._tasks.get((ref.uid, name)) is not task:
             return  # forgotten, or fetched by a reconcile that came first
         self._wake(ref)
         asyncio.get_running_loop().call_later(self._keep_s, self._drop, (ref.uid, name), task)
 
     def _drop(self, key: tuple[str, str], task: asyncio.Task[Any]) -> None:
         if self._tasks.get(key) is task:
-            del self._tasks[key]
-            if not task.cancelled():
-                task.exception()  # looked at, so that asyncio does not complain of it
+            self._discard(self._tasks.pop(key))
+
+    @staticmethod
+    def _discard(task: asyncio.Task[Any]) -> None:
+        """End it; what it ended with before is looked at, so that asyncio does not complain of it."""
+        if not task.cancel() and not task.cancelled():
+            task.exception()

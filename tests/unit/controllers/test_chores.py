@@ -146,6 +146,29 @@ async def test_what_nobody_fetches_is_dropped(rig: Rig) -> None:
     assert slow.begun == 2
 
 
+async def test_what_ends_late_says_nothing_of_its_successor(rig: Rig) -> None:
+    """Forgotten, it still tidies up, while the same work was begun anew."""
+    tidy, second = asyncio.Event(), Slow()
+
+    async def first() -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await tidy.wait()
+        return ""
+
+    await rig.poll(ONE, first)
+    rig.chores.forget(ONE.uid)
+    rig.chores._limit = 2
+    rig.chores._turns.clear()
+    await rig.poll(ONE, second)
+    tidy.set()
+    await asyncio.sleep(0.1)  # longer than what is kept
+    assert rig.woken == []
+    assert second.cancelled == 0
+    assert rig.chores.is_known(ONE, "copy")
+
+
 async def test_close_waits_until_all_has_ended(rig: Rig) -> None:
     slow = Slow()
     await rig.poll(ONE, slow)
