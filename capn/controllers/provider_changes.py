@@ -10,17 +10,10 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 
-import structlog
-
 from capn.api.machine_template import Infrastructure
 from capn.controllers.deps import Providers
-from capn.errors import CapnError
 from capn.providers.base import ClusterRef, MachineRef, Provider
-
-log = structlog.get_logger(__name__)
-
-# How soon a provider's stream of changes is opened again after it broke.
-REOPEN_S = 5.0
+from capn.providers.follow import follow_changes
 
 
 class ProviderChanges:
@@ -36,7 +29,9 @@ class ProviderChanges:
         provider = self._providers.get(infrastructure)
         if id(provider) not in self._tasks:
             self._tasks[id(provider)] = asyncio.create_task(
-                self._listen(provider), name=f"changes/{provider.kind}", context=contextvars.Context()
+                follow_changes(provider, self._wake, kind=provider.kind),
+                name=f"changes/{provider.kind}",
+                context=contextvars.Context(),
             )
         return provider
 
@@ -46,15 +41,3 @@ class ProviderChanges:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _listen(self, provider: Provider) -> None:
-        while True:
-            try:
-                async for ref in provider.changes():
-                    self._wake(ref)
-            except CapnError as error:
-                log.info("the hypervisor's events broke off; listening again", kind=provider.kind, error=str(error))
-            except Exception:
-                # Whatever one stream ran into, a VM that dies later must still be noticed.
-                log.exception("listening to the hypervisor failed; listening again", kind=provider.kind)
-            await asyncio.sleep(REOPEN_S)

@@ -14,8 +14,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
-import structlog
-
 from capn.build.claim_report import ClaimReport
 from capn.errors import CapnError, InvalidSpecError, TerminalError, UnreachableError
 from capn.kube.client import KubeClient
@@ -30,11 +28,8 @@ from capn.providers.base import (
     Problem,
     Provider,
 )
+from capn.providers.follow import follow_changes
 
-log = structlog.get_logger(__name__)
-
-# How soon a domain's stream of changes is opened again after it broke.
-REOPEN_S = 5.0
 # Beside others a domain has so long to answer about a cluster: who is silent must not slow every reconcile down.
 PATIENCE_S = 10.0
 _AnswerT = TypeVar("_AnswerT")
@@ -248,13 +243,8 @@ def _find_problem(answer: ObservedCluster | CapnError | None, seen: ObservedClus
 
 async def _follow(name: str, provider: Provider, tell: Callable[[MachineRef | ClusterRef], None]) -> None:
     """Tell of a domain's changes for ever. What a provider finds by itself does not say in which domain it is."""
-    while True:
-        try:
-            async for ref in provider.changes():
-                tell(replace(ref, failure_domain=name) if isinstance(ref, MachineRef) else ref)
-        except CapnError as error:
-            log.info("the events of a failure domain broke off; listening again", domain=name, error=str(error))
-        except Exception:
-            # Whatever one stream ran into, a VM that dies later must still be noticed.
-            log.exception("listening to a failure domain failed; listening again", domain=name)
-        await asyncio.sleep(REOPEN_S)
+
+    def tell_where(ref: MachineRef | ClusterRef) -> None:
+        tell(replace(ref, failure_domain=name) if isinstance(ref, MachineRef) else ref)
+
+    await follow_changes(provider, tell_where, kind=provider.kind, domain=name)

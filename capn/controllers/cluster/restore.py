@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -126,15 +128,22 @@ async def _begin(scope: ClusterScope, source: Source, reason: str, message: str)
 
 async def _choose(scope: ClusterScope, source: Source) -> tuple[Source, Facts]:
     """The snapshot to restore, found whole, and where."""
+    async with _room("the store") as file:
+        store = source.open(scope.deps.backups)
+        facts = await find_snapshot(store, source, scope.cluster)
+        await fetch_snapshot(store, facts.name, facts.sha256, file)
+    return source, facts
+
+
+@asynccontextmanager
+async def _room(what: str) -> AsyncIterator[Path]:
+    """A file of ours for a snapshot, for as long as `what` may take. TransientError (RestoreTooSlow) after that."""
     try:
         async with asyncio.timeout(LIMIT_S):
             with tempfile.TemporaryDirectory(prefix="capn-restore-") as private:
-                store = source.open(scope.deps.backups)
-                facts = await find_snapshot(store, source, scope.cluster)
-                await fetch_snapshot(store, facts.name, facts.sha256, Path(private) / "snapshot.db")
+                yield Path(private) / "snapshot.db"
     except TimeoutError:
-        raise TransientError(f"the store took longer than {LIMIT_S:g} s", reason="RestoreTooSlow") from None
-    return source, facts
+        raise TransientError(f"{what} took longer than {LIMIT_S:g} s", reason="RestoreTooSlow") from None
 
 
 async def _remove_former(scope: ClusterScope, restore: RestoreStatus) -> Wait | None:
@@ -162,8 +171,8 @@ async def reconcile_upload(scope: ClusterScope) -> Wait | None:
     if (wait := compute_machine_wait(scope.control_planes())) is not None or machine is None:
         return wait or Wait("WaitingForMachine", "the machine that is to be restored is being created", POLL_S)
     child = await _open(scope)
-    state = await _ask(child)
-    if state == "waiting" or scope.deps.chores.is_known(scope.ref, _UPLOAD):
+    state = "waiting" if scope.deps.chores.is_known(scope.ref, _UPLOAD) else await _ask(child)
+    if state == "waiting":
         return await _upload(scope, restore, child)
     if state == "gone" and restore.uploaded_at is None:
         _note_uploaded(scope, restore)  # by a controller that did not live to write it down
@@ -209,15 +218,10 @@ async def _upload(scope: ClusterScope, restore: RestoreStatus, child: Child) -> 
 
 async def _bring(scope: ClusterScope, restore: RestoreStatus, child: Child) -> tuple[int, str]:
     """From the store to the machine; the status and the text that it answers."""
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            with tempfile.TemporaryDirectory(prefix="capn-restore-") as private:
-                file = Path(private) / "snapshot.db"
-                store = Source.of_restore(restore).open(scope.deps.backups)
-                await fetch_snapshot(store, restore.snapshot, restore.sha256, file)
-                return await child.client.upload(RECEIVER, file, sha256=restore.sha256, timeout_s=LIMIT_S)
-    except TimeoutError:
-        raise TransientError(f"the upload took longer than {LIMIT_S:g} s", reason="RestoreTooSlow") from None
+    async with _room("the upload") as file:
+        store = Source.of_restore(restore).open(scope.deps.backups)
+        await fetch_snapshot(store, restore.snapshot, restore.sha256, file)
+        return await child.client.upload(RECEIVER, file, sha256=restore.sha256, timeout_s=LIMIT_S)
 
 
 async def _choose_again(scope: ClusterScope, restore: RestoreStatus) -> Wait:

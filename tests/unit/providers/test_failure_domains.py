@@ -14,7 +14,7 @@ from capn.build.claim_report import ClaimReport
 from capn.build.kubeconfig import ServerAddress, build_kubeconfig
 from capn.build.pki import issue_client
 from capn.errors import CapnError, InvalidSpecError, UnreachableError
-from capn.providers import failure_domains
+from capn.providers import failure_domains, follow
 from capn.providers.base import (
     ClusterRequest,
     FailureDomain,
@@ -270,7 +270,7 @@ class Breaking(MemoryProvider):
 
 @pytest.mark.parametrize("error", [CapnError("broke"), ValueError("broke")])
 async def test_a_stream_of_changes_that_breaks_ends_no_other(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failure_domains, "REOPEN_S", 0.01)
+    monkeypatch.setattr(follow, "REOPEN_S", 0.01)
     bench = Bench()
     bench.hosts["a"] = Breaking(world=bench.world, host="a", error=error)
     bench.provider = DomainProvider(bench.hosts)
