@@ -179,14 +179,19 @@ class Rig(Protocol):
         ...
 
 
-@dataclass
-class MemoryRig:
+class SimulatedHost:
+    """What the memory provider can do."""
+
     collides = "10.0.0.0/8"
     disk_survives = True
     knows_memory = True
     plans = True
     restarts = False
     hears = True
+
+
+@dataclass
+class MemoryRig(SimulatedHost):
     provider: MemoryProvider = field(
         default_factory=lambda: MemoryProvider(MemoryEndpoint(versions=(VERSION,), memory_mib=16 * 1024))
     )
@@ -212,15 +217,9 @@ class MemoryRig:
         await self.provider.close()
 
 
-class DomainRig:
+class DomainRig(SimulatedHost):
     """Two failure domains of one endpoint: two simulated hosts whose machines share a network."""
 
-    collides = "10.0.0.0/8"
-    disk_survives = True
-    knows_memory = True
-    plans = True
-    restarts = False
-    hears = True
     domains = ("rack-a", "rack-b")
 
     def __init__(self) -> None:

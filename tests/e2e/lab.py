@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from capn import names
 from capn.dev.accel import choose_accel
 from capn.dev.evidence import describe_object
 from capn.dev.hypervisor import Hypervisor
@@ -22,6 +26,26 @@ from tests.harness.controller_process import ControllerProcess
 IMAGE_PREFIX = "capn-node-"
 # Each look starts kubectl a few times, on the CPUs that the emulated machines need.
 LOOK_EVERY_S = 3.0
+
+BOOT_LIMIT_S = 900.0
+
+
+def build_marks(variable: str, command: str, *, boots: int) -> list[pytest.MarkDecorator]:
+    """Marks of a story that is told only when `variable` is set, which `command` does, and may take so many boots."""
+    told = pytest.mark.skipif(
+        variable not in os.environ, reason=f"{variable} is not set: the whole story is `{command}`"
+    )
+    return [told, pytest.mark.usefixtures("in_order"), pytest.mark.e2e, pytest.mark.timeout(boots * BOOT_LIMIT_S)]
+
+
+def build_cluster(namespace: str, name: str, **spec: object) -> dict[str, Any]:
+    """The manifest of a NestedCluster."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "NestedCluster",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
 
 
 @dataclass

@@ -10,7 +10,6 @@ call the child's API and fetch the page all the while, and their errors are coun
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,35 +17,25 @@ from typing import Any
 import pytest
 
 from tests.conftest import Kubectl
-from tests.e2e.lab import Lab, condition, running_lab
+from tests.e2e.lab import BOOT_LIMIT_S, Lab, build_cluster, build_marks, condition, running_lab
 from tests.e2e.served import Served, node_address, serving, web_pods
 
-BOOT_LIMIT_S = 900.0
-WHOLE = "CAPN_E2E_FULL"
 VERSION = "v1.37.2"
 NAMESPACE = "ha"
 NAME = "trio"
 
-pytestmark = [
-    pytest.mark.skipif(WHOLE not in os.environ, reason=f"{WHOLE} is not set: the whole story is `make e2e-full`"),
-    pytest.mark.usefixtures("in_order"),
-    pytest.mark.e2e,
-    pytest.mark.timeout(4 * BOOT_LIMIT_S),
-]
+pytestmark = build_marks("CAPN_E2E_FULL", "make e2e-full", boots=4)
 
 
 def manifest(replicas: int) -> dict[str, Any]:
-    return {
-        "apiVersion": "capn.dev/v1alpha1",
-        "kind": "NestedCluster",
-        "metadata": {"name": NAME, "namespace": NAMESPACE},
-        "spec": {
-            "version": VERSION,
-            "machine": {"cpus": 2, "memory": "2048Mi", "disk": "6Gi"},
-            "controlPlane": {"replicas": replicas},
-            "workers": [{"name": "pool", "replicas": 1}],
-        },
-    }
+    return build_cluster(
+        NAMESPACE,
+        NAME,
+        version=VERSION,
+        machine={"cpus": 2, "memory": "2048Mi", "disk": "6Gi"},
+        controlPlane={"replicas": replicas},
+        workers=[{"name": "pool", "replicas": 1}],
+    )
 
 
 @pytest.fixture(scope="module")

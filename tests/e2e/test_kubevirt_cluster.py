@@ -23,12 +23,11 @@ from capn.image.catalogue import ImageCatalogue
 from capn.image.recipe import KERNEL_COMMAND_LINE
 from capn.settings import KubeVirtEndpoint, cache_dir
 from tests.conftest import REPO
-from tests.e2e.lab import KubeVirtLab, condition
+from tests.e2e.lab import BOOT_LIMIT_S, KubeVirtLab, build_cluster, condition
 from tests.harness.audit import AuditReader
 from tests.harness.controller_process import ControllerProcess
 from tests.harness.kubevirt_ground import Ground, kubevirt_ground
 
-BOOT_LIMIT_S = 900.0
 VERSION = "v1.37.2"
 USER = "system:serviceaccount:capn-system:capn-controller"
 NAMESPACE = "e2e"
@@ -47,17 +46,8 @@ pytestmark = [
 
 
 def manifest(name: str, **spec: object) -> dict[str, Any]:
-    return {
-        "apiVersion": "capn.dev/v1alpha1",
-        "kind": "NestedCluster",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "version": VERSION,
-            "infrastructure": {"kind": "kubevirt"},
-            "network": {"podCIDR": "10.220.0.0/16", "serviceCIDR": "10.120.0.0/16"},
-            **spec,
-        },
-    }
+    network = {"podCIDR": "10.220.0.0/16", "serviceCIDR": "10.120.0.0/16"}
+    return build_cluster(NAMESPACE, name, version=VERSION, infrastructure={"kind": "kubevirt"}, network=network, **spec)
 
 
 GOOD = manifest(

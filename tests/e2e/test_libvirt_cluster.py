@@ -22,10 +22,9 @@ import pytest
 from capn.dev.child import POD_NAME, build_pod, parse_lookup
 from capn.dev.parent import Parent
 from tests.conftest import Kubectl
-from tests.e2e.lab import Lab, condition, running_lab
+from tests.e2e.lab import BOOT_LIMIT_S, Lab, build_cluster, condition, running_lab
 from tests.harness.audit import AuditReader
 
-BOOT_LIMIT_S = 900.0
 VERSION = "v1.37.2"
 USER = "system:serviceaccount:capn-system:capn-controller"
 NAMESPACE = "e2e"
@@ -35,12 +34,8 @@ pytestmark = [pytest.mark.usefixtures("in_order"), pytest.mark.e2e, pytest.mark.
 
 
 def manifest(name: str, **spec: object) -> dict[str, Any]:
-    return {
-        "apiVersion": "capn.dev/v1alpha1",
-        "kind": "NestedCluster",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"version": VERSION, "machine": {"cpus": 2, "memory": "2048Mi", "disk": "6Gi"}, **spec},
-    }
+    size = {"cpus": 2, "memory": "2048Mi", "disk": "6Gi"}
+    return build_cluster(NAMESPACE, name, version=VERSION, machine=size, **spec)
 
 
 WORKERS = int(os.environ.get("CAPN_E2E_WORKERS", "1"))

@@ -10,7 +10,6 @@ the child's API and fetch the page all the while, and their errors are counted.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,37 +17,24 @@ from typing import Any
 import pytest
 
 from tests.conftest import Kubectl
-from tests.e2e.lab import Lab, condition, running_lab
+from tests.e2e.lab import BOOT_LIMIT_S, Lab, build_cluster, build_marks, condition, running_lab
 from tests.e2e.served import Served, node_address, serving, web_pods
 
-BOOT_LIMIT_S = 900.0
-WHOLE = "CAPN_E2E_FULL"
 FORMER, VERSION = "v1.36.3", "v1.37.2"
 NAMESPACE = "life"
 NAME, HEIR = "old", "heir"
 STORE = "disk"
 
-pytestmark = [
-    pytest.mark.skipif(WHOLE not in os.environ, reason=f"{WHOLE} is not set: the whole story is `make e2e-full`"),
-    pytest.mark.usefixtures("in_order"),
-    pytest.mark.e2e,
-    pytest.mark.timeout(6 * BOOT_LIMIT_S),
-]
+pytestmark = build_marks("CAPN_E2E_FULL", "make e2e-full", boots=6)
 
 
 def manifest(name: str, version: str, **spec: object) -> dict[str, Any]:
-    return {
-        "apiVersion": "capn.dev/v1alpha1",
-        "kind": "NestedCluster",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "version": version,
-            "machine": {"cpus": 2, "memory": "2048Mi", "disk": "6Gi"},
-            "workers": [{"name": "pool", "replicas": 1}],
-            "backup": {"store": STORE},
-            **spec,
-        },
+    common = {
+        "machine": {"cpus": 2, "memory": "2048Mi", "disk": "6Gi"},
+        "workers": [{"name": "pool", "replicas": 1}],
+        "backup": {"store": STORE},
     }
+    return build_cluster(NAMESPACE, name, version=version, **{**common, **spec})
 
 
 @pytest.fixture(scope="module")

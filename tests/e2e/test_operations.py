@@ -10,7 +10,6 @@ child's API all the while, and its errors are counted.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,24 +20,17 @@ import pytest
 
 from capn.dev.child import TOOLBOX_IMAGE
 from tests.conftest import REPO, Kubectl
-from tests.e2e.lab import Lab, condition, running_lab
+from tests.e2e.lab import BOOT_LIMIT_S, Lab, build_cluster, build_marks, condition, running_lab
 from tests.e2e.served import discard, read_access
 from tests.harness.steady_client import Count, SteadyClient, get
 
-BOOT_LIMIT_S = 900.0
-WHOLE = "CAPN_E2E_FULL"
 VERSION = "v1.37.2"
 NAMESPACE = "ops"
 NAME = "day2"
 PLANE, SMALL, BATCH = f"{NAME}-cp-0", f"{NAME}-small-0", f"{NAME}-batch-0"
 TAINT = {"key": "only", "value": "batch", "effect": "NoSchedule"}
 
-pytestmark = [
-    pytest.mark.skipif(WHOLE not in os.environ, reason=f"{WHOLE} is not set: the whole story is `make e2e-full`"),
-    pytest.mark.usefixtures("in_order"),
-    pytest.mark.e2e,
-    pytest.mark.timeout(4 * BOOT_LIMIT_S),
-]
+pytestmark = build_marks("CAPN_E2E_FULL", "make e2e-full", boots=4)
 
 
 def machine(memory_mib: int) -> dict[str, Any]:
@@ -46,20 +38,11 @@ def machine(memory_mib: int) -> dict[str, Any]:
 
 
 def manifest(*, small_mib: int = 1280, **spec: object) -> dict[str, Any]:
-    return {
-        "apiVersion": "capn.dev/v1alpha1",
-        "kind": "NestedCluster",
-        "metadata": {"name": NAME, "namespace": NAMESPACE},
-        "spec": {
-            "version": VERSION,
-            "machine": machine(2048),
-            "workers": [
-                {"name": "small", "replicas": 1, "machine": machine(small_mib), "labels": {"tier": "small"}},
-                {"name": "batch", "replicas": 1, "machine": machine(1792), "taints": [TAINT]},
-            ],
-            **spec,
-        },
-    }
+    workers = [
+        {"name": "small", "replicas": 1, "machine": machine(small_mib), "labels": {"tier": "small"}},
+        {"name": "batch", "replicas": 1, "machine": machine(1792), "taints": [TAINT]},
+    ]
+    return build_cluster(NAMESPACE, NAME, version=VERSION, machine=machine(2048), workers=workers, **spec)
 
 
 @pytest.fixture(scope="module")

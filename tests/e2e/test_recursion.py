@@ -32,18 +32,11 @@ from capn.dev.environment import CONTROLLER, Environment, samples_dir
 from capn.dev.evidence import describe_object
 from capn.dev.state import DevState
 from tests.conftest import REPO, Kubectl
-from tests.e2e.lab import condition
+from tests.e2e.lab import BOOT_LIMIT_S, build_marks, condition
 
-BOOT_LIMIT_S = 900.0
-WHOLE = "CAPN_E2E_RECURSIVE"
 NAME = "levels"
 
-pytestmark = [
-    pytest.mark.skipif(WHOLE not in os.environ, reason=f"{WHOLE} is not set: the whole story is `make e2e-recursive`"),
-    pytest.mark.usefixtures("in_order"),
-    pytest.mark.e2e,
-    pytest.mark.timeout(4 * BOOT_LIMIT_S),
-]
+pytestmark = build_marks("CAPN_E2E_RECURSIVE", "make e2e-recursive", boots=4)
 
 
 @dataclass
