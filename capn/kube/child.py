@@ -22,7 +22,7 @@ from aiohttp.resolver import ThreadedResolver
 from capn.build.kubeconfig import ChildCredentials
 from capn.errors import TerminalError
 from capn.kube.http import HttpKubeClient, Observer
-from capn.kube.transport import MIB, Limits, Transport
+from capn.kube.transport import MIB, Limits, Transport, build_session
 
 CHILD_LIMITS = Limits(object_bytes=4 * MIB, list_bytes=64 * MIB, raw_bytes=MIB)
 _CONNECTIONS = 16
@@ -49,15 +49,13 @@ async def connect_child(
         raise TerminalError(f"{credentials.server} is the parent's own API server", reason=_REASON)
     if (literal := _literal(host)) is not None:
         refuse_address(literal, allow_loopback=allow_loopback)
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
+    session = build_session(
+        aiohttp.TCPConnector(
             limit=_CONNECTIONS,
             ssl=build_ssl_context(credentials),
             resolver=_CheckedResolver(allow_loopback=allow_loopback),
         ),
-        cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,  # we ask for none; a compressed answer would be a bomb
-        trust_env=False,
     )
     named = {"server_hostname": credentials.server_name} if credentials.server_name else {}
     transport = Transport(

@@ -20,7 +20,7 @@ import yaml
 
 from capn.errors import InvalidSpecError
 from capn.kube.http import HttpKubeClient, Observer
-from capn.kube.transport import Transport
+from capn.kube.transport import Transport, build_session
 
 _CONNECTIONS = 512  # watches and the requests of all workers at once
 _READ_BYTES = 2 * 1024 * 1024
@@ -138,9 +138,7 @@ def _build_session(theirs: aiohttp.ClientSession) -> aiohttp.ClientSession:
 
     Its own asks one thread for ~/.netrc and another for the environment's proxy before every single request.
     """
-    session = aiohttp.ClientSession(
-        connector=theirs.connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, read_bufsize=_READ_BYTES
-    )
+    session = build_session(theirs.connector, read_bytes=_READ_BYTES)
     theirs.detach()
     return session
 

@@ -21,6 +21,7 @@ from capn.errors import UnreachableError
 MIB = 1 << 20
 _MAX_DIGITS = 5
 CONNECT_TIMEOUT_S = 10.0
+_READ_BYTES = 1 << 16  # aiohttp's own
 # Text of every failure to connect; the address is in aiohttp's own text.
 _NO_ANSWER = "no answer from the API server"
 
@@ -41,6 +42,47 @@ class Answer:
     status: int
     body: bytes
     retry_after_s: float | None = None
+
+
+class Response(aiohttp.ClientResponse):
+    """An answer whose connection, when it cannot serve another request, is dropped and not taken leave of.
+
+    aiohttp ends such a TLS connection by a farewell that a busy or dead server answers late or never, and forgets it:
+    what is cancelled (watches, calls past their deadline) would keep a descriptor for half a minute after `close()`.
+    """
+
+    def close(self) -> None:
+        """End it at once."""
+        self._drop()
+        super().close()
+
+    def release(self) -> Any:  # noqa: ANN401 - as aiohttp declares it
+        """Give the connection back to the session, or end it when the answer was not read to its end."""
+        protocol = self.connection.protocol if self.connection is not None else None
+        if protocol is not None and protocol.should_close:
+            self._drop()
+        return super().release()
+
+    def _drop(self) -> None:
+        if self.connection is not None and (transport := self.connection.transport) is not None:
+            transport.abort()
+
+
+def build_session(
+    connector: aiohttp.BaseConnector | None, *, read_bytes: int = _READ_BYTES, auto_decompress: bool = True
+) -> aiohttp.ClientSession:
+    """A session that keeps no cookies and asks the environment (proxies, ~/.netrc) nothing.
+
+    `read_bytes` of an answer come in at once; `auto_decompress`: whether a compressed one is opened.
+    """
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=auto_decompress,
+        read_bufsize=read_bytes,
+        response_class=Response,
+    )
 
 
 async def _no_headers() -> dict[str, str]:
