@@ -32,7 +32,7 @@ from capn.dev.environment import CONTROLLER, Environment, samples_dir
 from capn.dev.evidence import describe_object
 from capn.dev.state import DevState
 from tests.conftest import REPO, Kubectl
-from tests.e2e.lab import BOOT_LIMIT_S, build_marks, condition
+from tests.e2e.lab import BOOT_LIMIT_S, LOOK_EVERY_S, build_marks, condition
 
 NAME = "levels"
 
@@ -105,7 +105,7 @@ class Levels:
                 trouble = f"the last look failed: {error}\n"
             waited = time.monotonic() - started
             assert waited < limit_s, f"not within {limit_s:.0f} s: {what}\n{trouble}{self.evidence()}"
-            time.sleep(1)
+            time.sleep(LOOK_EVERY_S)
         self.say(f"{what}: after {time.monotonic() - started:.0f} s")
 
     def say(self, text: str) -> None:
@@ -268,7 +268,7 @@ def test_a_killed_middle_level_heals_and_nothing_is_made_twice(levels: Levels) -
     levels.wait_for("child is Ready again", lambda: levels.is_ready(levels.root, "child"), limit_s=BOOT_LIMIT_S)
 
     def leads() -> bool:
-        done = levels.child.run("logs", "-n", names.SYSTEM_NAMESPACE, f"deployment/{names.CONTROLLER}", "--tail=200")
+        done = levels.child.run("logs", "-n", names.SYSTEM_NAMESPACE, f"deployment/{names.CONTROLLER}")
         return '"leading"' in done.stdout
 
     levels.wait_for("capn in the child leads again", leads, limit_s=BOOT_LIMIT_S)
