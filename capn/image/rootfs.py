@@ -48,8 +48,9 @@ def _copy_files(root: Path, sandbox: str) -> None:
     for source in sorted(path for path in recipe.ROOTFS_DIR.rglob("*") if path.is_file()):
         target = root / source.relative_to(recipe.ROOTFS_DIR)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text().replace(recipe.SANDBOX_PLACEHOLDER, sandbox))
-        target.chmod(0o644)
+        text = source.read_text()
+        target.write_text(text.replace(recipe.SANDBOX_PLACEHOLDER, sandbox))
+        target.chmod(0o755 if text.startswith("#!") else 0o644)
 
 
 def _set_units(root: Path) -> None:

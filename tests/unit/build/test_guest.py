@@ -13,6 +13,7 @@ import pytest
 from capn.build.cloudinit import read_guest_program
 from capn.build.diagnosis import diagnose
 from capn.build.report import MAX_TAIL, ReportState
+from capn.image import recipe
 from tests.unit.build.guest_sandbox import TOKEN, GuestSandbox, end_session, wait_until
 
 INIT_OUTPUT = """\
@@ -369,8 +370,10 @@ def test_shellcheck_is_content() -> None:
     shellcheck = shutil.which("shellcheck")
     assert shellcheck, "shellcheck is missing: apt-get install shellcheck"
     directory = Path(__file__).resolve().parents[3] / "capn/build/guest"
+    generators = sorted((recipe.ROOTFS_DIR / "etc/systemd/system-generators").iterdir())
+    assert generators
     result = subprocess.run(
-        [shellcheck, "-x", *sorted(path.name for path in directory.glob("*.sh"))],
+        [shellcheck, "-x", *sorted(path.name for path in directory.glob("*.sh")), *generators],
         cwd=directory,
         capture_output=True,
         text=True,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -75,6 +77,23 @@ def test_containerd_is_configured_for_the_kubelet(root: Path, programs: dict[str
     runtime = plugins["io.containerd.cri.v1.runtime"]
     assert runtime["containerd"]["runtimes"]["runc"]["options"]["SystemdCgroup"] is True
     assert runtime["cni"]["bin_dirs"] == [f"/{recipe.CNI_DIRECTORY}"]
+
+
+@pytest.mark.parametrize(
+    ("virtualization", "expected"),
+    [("vm:qemu", "[Service]\nTimerSlackNSec=40ms\n"), ("vm:kvm", None), ("", None), (None, None)],
+)
+def test_timers_are_late_under_emulation_only(
+    root: Path, programs: dict[str, Path], tmp_path: Path, virtualization: str | None, expected: str | None
+) -> None:
+    install_node(root, programs=programs, sandbox=SANDBOX)
+    generator = root / "etc/systemd/system-generators/capn-calm"
+    assert generator.stat().st_mode & 0o777 == 0o755
+    told = {} if virtualization is None else {"SYSTEMD_VIRTUALIZATION": virtualization}
+    places = [tmp_path / name for name in ("normal", "early", "late")]
+    subprocess.run([generator, *places], env={"PATH": os.environ["PATH"], **told}, check=True)
+    drop_in = places[0] / "service.d/10-capn-calm.conf"
+    assert (drop_in.read_text() if drop_in.exists() else None) == expected
 
 
 def test_cloud_init_does_only_what_the_bootstrap_needs() -> None:
