@@ -255,11 +255,20 @@ def test_the_only_control_plane_is_restored_from_the_newest_snapshot(lab: Lab, s
     assert page.errors == 0
 
 
+def copy_pki(lab: Lab, kind: str) -> dict[str, Any]:
+    """A PKI Secret of the old cluster for the new one, as docs/lifecycle.md says."""
+    old = lab.kubectl.json("get", "secret", f"{NAME}-{kind}", "-n", NAMESPACE)
+    meta = {"name": f"{HEIR}-{kind}", "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": old["type"], "data": old["data"]}
+
+
 def test_a_new_cluster_begins_with_a_snapshot(lab: Lab, served: Served) -> None:
     served.report("until the end")
+    inherited = [copy_pki(lab, kind) for kind in ("ca", "etcd", "proxy", "sa")]
     lab.kubectl("delete", "nestedcluster", NAME, "-n", NAMESPACE, "--timeout=300s", timeout_s=330)
     assert lab.is_empty()
-    source = {"store": STORE, "cluster": {"name": NAME}}
+    lab.kubectl.apply(*inherited)
+    source = {"store": STORE, "cluster": NAME}
     lab.kubectl.apply(manifest(HEIR, VERSION, restoreFrom=source))
     lab.wait_for("the new cluster is Ready", lambda: is_ready(lab, HEIR), limit_s=3 * BOOT_LIMIT_S)
     child = lab.child(HEIR)
