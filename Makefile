@@ -29,6 +29,12 @@ endif
 
 SOURCES := capn tests bench
 
+# What needs real servers or machines has the host for itself, one test at a time; the rest uses all CPUs before it.
+MACHINE_TESTS := integration or e2e or libvirt or kubevirt
+# pytest ends with 5 when the arguments (such as -k) leave nothing of one half.
+HALF = $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
+UNIT_TESTS = $(PY) -m pytest -n auto -m 'not ($(MACHINE_TESTS))' $(HALF)
+
 .PHONY: help
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,11 +97,12 @@ image: parts ## Build the node image (VERSION=v1.37.2) if it is missing in the c
 
 .PHONY: test
 test: image kubevirt ## Run all of the tests, set-up included (minutes: real machines boot)
-	@$(AS_ROOT) $(PY) -m pytest --durations=15 $(PYTEST_ARGS)
+	@$(UNIT_TESTS)
+	@$(AS_ROOT) $(PY) -m pytest --durations=15 -m '$(MACHINE_TESTS)' $(HALF)
 
 .PHONY: test-unit
-test-unit: sync ## Run the tests that need nothing but Python
-	@$(PY) -m pytest -m 'not integration and not e2e and not libvirt and not kubevirt' $(PYTEST_ARGS)
+test-unit: sync ## Run the tests that need nothing but Python, on all CPUs
+	@$(UNIT_TESTS)
 
 .PHONY: test-integration
 test-integration: parts ## Run the tests against real etcd, kube-apiserver and controller manager

@@ -48,6 +48,7 @@ SERVICE_CIDR = Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR"
 VIRTUAL_MACHINE = Resource("kubevirt.io", "v1", "virtualmachines", "VirtualMachine")
 VIRTUAL_MACHINE_INSTANCE = Resource("kubevirt.io", "v1", "virtualmachineinstances", "VirtualMachineInstance")
 DATA_VOLUME = Resource("cdi.kubevirt.io", "v1beta1", "datavolumes", "DataVolume")
+ENDPOINT_SLICE = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 STORAGE_CLASS = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 CLUSTER_ROLE = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
 CLUSTER_ROLE_BINDING = Resource(
@@ -61,6 +62,6 @@ BY_KIND = {
         NESTED_CLUSTER, NESTED_MACHINE, SECRET, CONFIG_MAP, NODE, NAMESPACE, POD, SERVICE, SERVICE_ACCOUNT, EVENT,
         LEASE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, SERVICE_CIDR, DAEMON_SET, DEPLOYMENT, CLUSTER_ROLE,
         CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING, RESOURCE_QUOTA, CRD, PERSISTENT_VOLUME_CLAIM,
-        DATA_VOLUME, STORAGE_CLASS, POD_DISRUPTION_BUDGET,
+        DATA_VOLUME, STORAGE_CLASS, POD_DISRUPTION_BUDGET, ENDPOINT_SLICE,
     )
 }  # fmt: skip

@@ -130,10 +130,6 @@ class EtcdClient:
         if result.exit_code != 0:
             raise CommandFailedError(f"touch {path}", exit_code=result.exit_code, stderr=result.stderr)
 
-    async def has_file(self, node: str, path: str) -> bool:
-        """Whether there is such a file beside this node's data."""
-        return (await self._exec(f"etcd-{node}", ("test", "-e", path), timeout_s=_SLACK_S)).exit_code == 0
-
     async def _ask(self, *words: str, endpoints: Sequence[str] = (_LOCAL,), may_fail: bool = False) -> ExecResult:
         command = _etcdctl(words, endpoints=endpoints)
         timeout_s = _COMMAND_S * (len(endpoints) + 1) + _SLACK_S

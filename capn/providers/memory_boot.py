@@ -90,6 +90,7 @@ async def _init(cluster: SimulatedCluster, machine: SimulatedMachine, plan: Gues
     await _create(kubeadm, SECRET, token)
     await _register(kubeadm, machine, plan)
     cluster.etcd.start_new(machine, plan.node_name)
+    await cluster.publish_servers()
     cluster.initialized = True
 
 
@@ -152,6 +153,7 @@ async def _join_etcd(cluster: SimulatedCluster, machine: SimulatedMachine, plan:
     for _attempt in range(_JOIN_ATTEMPTS):
         await sleep(_JOIN_RETRY_S)
         if cluster.etcd.promote(member):
+            await cluster.publish_servers()
             return
     raise GuestFailedError("kubeadm/etcd", "error: etcdserver: can only promote a learner member which is in sync")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from capn.build.virtual_address import LEAVING_MARK, LEFT_MARK
+from capn.build.virtual_address import LEAVING_MARK
 from capn.errors import ApiStatusError
 from capn.kube.client import ExecResult
 from capn.kube.exec import ExecCall
@@ -115,27 +115,26 @@ class SimulatedEtcd:
             return _fail("Error while dialing: connect: connection refused")  # removed: it does not start any more
         if not self.runs(member.machine):
             raise ApiStatusError(500, f"{call.what}: error dialing backend: no route to host", reason="InternalError")
+        if member.machine in self.left:  # its kubelet has lost the API server that it asks who may do this
+            raise ApiStatusError(500, f"{call.what}: Authorization error", reason="InternalError")
         program, *words = call.command
         if program == "etcdctl":
             options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
             rest = [word for word in words if not word.startswith("--") and word not in {"-w", "json"}]
             return self._etcdctl(member, rest, options["--endpoints"].split(","))
-        if program in {"touch", "test"}:
-            return self._mark(member.machine, call.command)
+        if program == "touch":
+            return self._mark(member.machine, words[-1])
         if program == "cat":
             return ExecResult(self.snapshots[call.pod], b"", 0)
         self.snapshots.pop(call.pod, None)  # rm
         return ExecResult(b"", b"", 0)
 
-    def _mark(self, machine: SimulatedMachine, words: Sequence[str]) -> ExecResult:
-        """Marks beside the data, by which a guest is told to leave and says that it has."""
-        match tuple(words):
-            case ("touch", path) if path == LEAVING_MARK:
-                self.left += [] if self.stays else [machine]
-                return ExecResult(b"", b"", 0)
-            case ("test", "-e", path) if path == LEFT_MARK:
-                return ExecResult(b"", b"", 0 if machine in self.left else 1)
-        return _fail(f"no such file: {words[-1]}")
+    def _mark(self, machine: SimulatedMachine, path: str) -> ExecResult:
+        """The mark beside the data by which a guest is told to leave."""
+        if path != LEAVING_MARK:
+            return _fail(f"no such directory: {path}")
+        self.left += [] if self.stays else [machine]
+        return ExecResult(b"", b"", 0)
 
     def _etcdctl(self, member: SimulatedMember, words: Sequence[str], endpoints: Sequence[str]) -> ExecResult:
         match tuple(words):

@@ -14,9 +14,11 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from capn import names
-from capn.api.resources import Resource
+from capn.api.resources import ENDPOINT_SLICE, Resource
 from capn.build.report import Report, ReportState
 from capn.errors import ApiStatusError, TerminalError, UnreachableError
+from capn.kube.client import ExecResult
+from capn.kube.exec import ExecCall
 from capn.kube.memory import MemoryKubeClient
 from capn.kube.memory_store import State
 from capn.providers.base import ClusterRef, MachineRef, MachineRequest, MachineState
@@ -138,6 +140,16 @@ class SimulatedCluster:
         """Address of the first control plane."""
         return str(self.subnet[_ENDPOINT_OFFSET])
 
+    async def publish_servers(self) -> None:
+        """Say which control planes serve the API, as API servers themselves do."""
+        voters = [member.machine for member in self.etcd.members if not member.is_learner]
+        addresses = [machine.address for machine in voters if machine not in self.etcd.left]
+        meta = {"name": "kubernetes", "namespace": "default"}
+        endpoints = [{"addresses": [address], "conditions": {"ready": True}} for address in addresses]
+        body = {"metadata": meta, "addressType": "IPv4", "endpoints": endpoints}
+        kind = {"apiVersion": ENDPOINT_SLICE.api_version, "kind": ENDPOINT_SLICE.kind}
+        await self.api.as_manager("kube-apiserver").apply(ENDPOINT_SLICE, {**kind, **body})
+
 
 class MemoryWorld:
     """Everything that the simulated hypervisors hold, by UID. A host is known by its name; one alone has none."""
@@ -161,8 +173,15 @@ class MemoryWorld:
         """A network and an empty child for the cluster."""
         api = MemoryKubeClient(clock=self.now, uid_seed=ref.uid)
         etcd = SimulatedEtcd(self._runs, lambda: api.store.revision, content=lambda: self._keep_state(api))
-        api.exec_handler = etcd.exec
         cluster = SimulatedCluster(ref=ref, subnet=self._choose_subnet(ref.uid), api=api, etcd=etcd)
+
+        async def run(call: ExecCall) -> ExecResult:
+            result = await etcd.exec(call)
+            if etcd.left:
+                await cluster.publish_servers()
+            return result
+
+        api.exec_handler = run
         self.clusters[ref.uid] = cluster
         return cluster
 

@@ -73,6 +73,12 @@ class Story:
         found: dict[str, Any] = self.kubectl.json("get", "nestedcluster", name, "-n", self.namespace)
         return found
 
+    def is_ready(self, name: str) -> bool:
+        """Whether a cluster is Ready as its newest spec wants it."""
+        found = self.cluster(name)
+        newest = found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
+        return bool(newest and condition(found, "Ready")["status"] == "True")
+
     def machine(self, name: str) -> dict[str, Any] | None:
         return next((item for item in self.objects("nestedmachines") if item["metadata"]["name"] == name), None)
 

@@ -68,17 +68,10 @@ def api(lab: Lab, own_ca: str) -> Iterator[SteadyClient]:
     """The cluster, Ready, and a client of its API."""
     assert own_ca
     lab.kubectl.apply(manifest())
-    lab.wait_for("the cluster is Ready", lambda: is_ready(lab), limit_s=2 * BOOT_LIMIT_S)
+    lab.wait_for("the cluster is Ready", lambda: lab.is_ready(NAME), limit_s=2 * BOOT_LIMIT_S)
     tls, host, port = read_access(lab.child(NAME))
     with SteadyClient("api", lambda: discard(get(host, port, "/api/v1/namespaces/default", tls=tls))) as client:
         yield client
-
-
-def is_ready(lab: Lab) -> bool:
-    """Whether the cluster is Ready as the newest spec wants it."""
-    found = lab.cluster(NAME)
-    newest = found["status"].get("observedGeneration") == found["metadata"]["generation"]
-    return bool(newest and condition(found, "Ready")["status"] == "True")
 
 
 def node(lab: Lab, name: str) -> dict[str, Any]:
@@ -131,7 +124,7 @@ def test_add_ons_are_applied_and_kept(lab: Lab, api: SteadyClient) -> None:
         return bool(child.json("get", "configmap", "greeting")["data"]["says"] == "hello")
 
     lab.wait_for("the add-on is in the child", says_hello, limit_s=BOOT_LIMIT_S)
-    lab.wait_for("the cluster says so", lambda: is_ready(lab), limit_s=BOOT_LIMIT_S)
+    lab.wait_for("the cluster says so", lambda: lab.is_ready(NAME), limit_s=BOOT_LIMIT_S)
     [row] = lab.cluster(NAME)["status"]["addons"]
     assert (row["name"], row["ready"], row["applied"]) == ("ours", True, 1)
     child("delete", "configmap", "greeting")
@@ -166,7 +159,7 @@ def test_a_label_waits_while_paused_and_then_changes_in_place(lab: Lab, api: Ste
         limit_s=BOOT_LIMIT_S,
     )
     lab.kubectl.apply(manifest(addons=[]))
-    lab.wait_for("all is as before", lambda: is_ready(lab), limit_s=BOOT_LIMIT_S)
+    lab.wait_for("all is as before", lambda: lab.is_ready(NAME), limit_s=BOOT_LIMIT_S)
     assert uids(lab) == before
     assert report(lab, api, "a label in place").errors == 0
 
@@ -187,7 +180,7 @@ def test_another_size_is_planned_and_rolls(lab: Lab, api: SteadyClient) -> None:
         found = uids(lab)
         workers = [item for item in lab.objects("nestedmachines") if item["spec"].get("pool") == "small"]
         [name] = [item["metadata"]["name"] for item in workers]
-        return before[SMALL] not in found.values() and is_ready(lab) and memory_kib(node(lab, name)) > 1280 << 10
+        return before[SMALL] not in found.values() and lab.is_ready(NAME) and memory_kib(node(lab, name)) > 1280 << 10
 
     lab.wait_for("the pool is of the new size", has_rolled, limit_s=2 * BOOT_LIMIT_S)
     assert before.items() - {SMALL: before[SMALL]}.items() <= uids(lab).items()
@@ -270,7 +263,7 @@ def test_it_is_switched_off_and_on(lab: Lab, api: SteadyClient) -> None:
     assert {lab.virsh("domstate", name).strip() for name in lab.domains()} == {"shut off"}
     report(lab, api, "on the way off")
     lab.kubectl.apply(manifest(small_mib=1408, addons=[], powerState="On"))
-    lab.wait_for("it is Ready again", lambda: is_ready(lab), limit_s=2 * BOOT_LIMIT_S)
+    lab.wait_for("it is Ready again", lambda: lab.is_ready(NAME), limit_s=2 * BOOT_LIMIT_S)
     assert {item["metadata"]["uid"] for item in child.json("get", "nodes")["items"]} == nodes
     assert uids(lab) == before
     report(lab, api, "switched on")

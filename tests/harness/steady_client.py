@@ -47,6 +47,7 @@ class SteadyClient:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> Self:
+        self._answered = time.monotonic()
         self._thread.start()
         return self
 
