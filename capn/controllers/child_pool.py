@@ -1,6 +1,6 @@
 """One client and one node watch for each child cluster.
 
-Role: keeps connections to children and tells the machines' reconciler when a node changes, so that nothing polls.
+Role: keeps connections to children and tells the reconcilers when a node changes, so that nothing polls.
 Inputs: kubeconfigs (hostile: the provider's `open_child` takes only server, CA and client certificate); output:
 `Child`. Must not: write to children.
 """
@@ -167,7 +167,7 @@ class ChildPool:
 
 
 def compute_node_essence(node: Object | None) -> object:
-    """What of a node matters to its machine; heartbeats and image lists do not."""
+    """What of a node matters to its machine and cluster; heartbeats and image lists do not."""
     if node is None:
         return None
     decoded = node.to_dict()

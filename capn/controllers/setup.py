@@ -78,7 +78,7 @@ class Controllers:
         self.clusters.add_index(INDEX_NAMESPACE, index_by_namespace)
         self.clusters.add_index(INDEX_CLAIMS, index_by_claims)
         self.clusters.add_index(INDEX_GATE, index_by_gate_name)
-        self.children = ChildPool(lambda ref, node: self._wake_machine(ref.namespace, node))
+        self.children = ChildPool(self._wake_node)
         self.consoles = ConsoleWatch(self._wake_later)
         self.changes = ProviderChanges(providers, self._wake_ref)
         self.deps = Deps(
@@ -155,6 +155,11 @@ class Controllers:
             self._wake_machine(ref.cluster.namespace, ref.name)
         else:
             self.cluster_controller.queue.add(Key(ref.namespace, ref.name))
+
+    def _wake_node(self, ref: ClusterRef, node: str) -> None:
+        """The node's machine, and the cluster: that a node has its network shows in no machine's status."""
+        self._wake_machine(ref.namespace, node)
+        self._wake_ref(ref)
 
     def _wake_machine(self, namespace: str, name: str) -> None:
         self.machine_controller.queue.add(Key(namespace, name))

@@ -152,11 +152,12 @@ class Lab(Story):
         return found
 
     def destroy(self, machine: str) -> None:
-        """Take a machine's VM away behind capn's back."""
+        """Take a machine's VM away behind capn's back: without its definition it does not outlive its end."""
         domain = self.domain_of(machine)
-        self.virsh("destroy", domain)
+        # The other way round capn starts it again in between.
         self.virsh("undefine", domain)
-        self.say(f"the VM of {machine} was destroyed, and its definition removed")
+        self.virsh("destroy", domain)
+        self.say(f"the VM of {machine} and its definition were destroyed")
 
     def is_empty(self) -> bool:
         """Whether no machine, no disk of one and no network of a cluster is left."""

@@ -11,6 +11,7 @@ from capn.providers.base import ClusterRef, MachineState
 from capn.providers.memory import MemoryProvider
 from capn.settings import MemoryEndpoint
 from tests.harness.faults import Fault, FaultyKubeClient
+from tests.harness.pools import child_of
 from tests.harness.scenario import NAMESPACE_NAME, Scenario, running_scenario
 
 ONE_WORKER = [{"name": "md", "replicas": 1}]
@@ -225,3 +226,24 @@ async def test_a_cluster_costs_no_write_that_tells_nothing(scenario: Scenario) -
     # What falls into one status depends on how events interleave; more would be a status that was stale at once.
     assert writes["apply", "nestedclusters/status"] <= 5
     assert writes["apply", "nestedmachines/status"] <= 6
+
+
+async def test_a_network_that_comes_last_is_seen_at_once(scenario: Scenario) -> None:
+    await scenario.create(workers=ONE_WORKER)
+    await scenario.ready()
+    kubelet = (await child_of(scenario)).as_manager("kubelet")
+
+    async def say(lacks_network: str) -> None:
+        """Nothing else of the node changes, and so nothing of its machine."""
+        network = {"type": "NetworkUnavailable", "status": lacks_network, "reason": "Told"}
+        conditions = [network, {"type": "Ready", "status": "True", "reason": "KubeletReady"}]
+        patch = {"metadata": {"name": "c1-md-0"}, "status": {"conditions": conditions}}
+        await kubelet.apply(NODE, patch, subresource="status")
+
+    async def says(status: str) -> bool:
+        return (await scenario.condition("c1", "CNIReady")).get("status") == status
+
+    await say("True")
+    await scenario.until(lambda: says("False"))
+    await say("False")
+    await scenario.until(lambda: says("True"))
