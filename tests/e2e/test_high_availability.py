@@ -82,7 +82,8 @@ def holder(lab: Lab) -> str:
     host = lab.cluster(NAME)["status"]["endpoint"]["host"]
     for pod in child.json("get", "pods", "-n", "kube-system", "-l", "component=etcd")["items"]:
         name = pod["metadata"]["name"]
-        done = child.run("exec", "-n", "kube-system", name, "--", "busybox", "ip", "-o", "addr", "show", "to", host)
+        show = ("busybox", "ip", "-o", "addr", "show", "to", host)
+        done = child.run("exec", "--request-timeout=15s", "-n", "kube-system", name, "--", *show)
         if done.stdout.strip():
             return str(pod["spec"]["nodeName"])
     raise AssertionError(f"nobody has {host}")
