@@ -17,7 +17,7 @@ import pytest
 
 from capn import names
 from capn.api.conditions import ClusterCondition, find
-from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER, NESTED_MACHINE, NODE, SECRET
+from capn.api.resources import CONFIG_MAP, DAEMON_SET, NESTED_CLUSTER, NESTED_MACHINE, NODE, SECRET
 from capn.controllers.cluster.reconciler import ClusterReconciler
 from capn.controllers.credentials import pki_secret_names
 from capn.errors import UnreachableError
@@ -59,6 +59,18 @@ class Case:
     async def nodes(self, name: str = "c1") -> dict[str, str]:
         found = (await (await self.child(name)).list(NODE)).items
         return {item["metadata"]["name"]: item["spec"]["providerID"] for item in found}
+
+    async def endpoint(self, name: str) -> str:
+        cluster = await self.scenario.cluster(name)
+        assert cluster is not None
+        return str(cluster["status"]["endpoint"]["host"])
+
+    async def api_that_flannel_asks(self, name: str) -> str:
+        found = await (await self.child(name)).get(DAEMON_SET, "flannel", "kube-flannel")
+        assert found is not None
+        [container] = found["spec"]["template"]["spec"]["containers"]
+        told = {variable["name"]: variable.get("value") for variable in container["env"]}
+        return str(told["KUBERNETES_SERVICE_HOST"])
 
     async def restore_of(self, name: str = "c1") -> dict[str, Any]:
         cluster = await self.scenario.cluster(name)
@@ -396,6 +408,7 @@ async def test_a_new_cluster_begins_with_another_ones_snapshot(case: Case, own_k
     nodes = await case.nodes("c2")
     assert set(nodes) == {"c2-cp-0", "c2-md-0"}, "the old cluster's nodes are gone"
     assert all("/c2/" in provider_id for provider_id in nodes.values())
+    assert await case.api_that_flannel_asks("c2") == await case.endpoint("c2") != await case.endpoint("c1")
     assert await case.words() == {"before", "after"}, "the old cluster is as it was"
     assert set(await case.nodes()) == {"c1-cp-0", "c1-md-0", "c1-md-1"}
     assert await case.is_at_rest()

@@ -41,10 +41,22 @@ async def _ensure_flannel(client: KubeClient, scope: ClusterScope) -> None:
             api_port=infrastructure.endpoint_port,
         )
     )
-    last = manifests[-1]["metadata"]
-    if await client.get(DAEMON_SET, last["name"], last["namespace"]) is None:
+    last = manifests[-1]
+    found = await client.get(DAEMON_SET, last["metadata"]["name"], last["metadata"]["namespace"])
+    # One that came with the snapshot of another cluster asks that one's API server.
+    if found is None or _read_environment(found) != _read_environment(last):
         for manifest in manifests:
             await apply_manifest(client, manifest)
+
+
+def _read_environment(daemon_set: dict[str, Any]) -> dict[str, str]:
+    """What its containers are told in plain values: where the API server is. Nothing of one that makes no sense."""
+    try:
+        containers = daemon_set["spec"]["template"]["spec"]["containers"]
+        told = [variable for container in containers for variable in container.get("env", ())]
+        return {variable["name"]: variable["value"] for variable in told if "value" in variable}
+    except (KeyError, TypeError, AttributeError):
+        return {}
 
 
 def compute_network_wait(nodes: Iterable[dict[str, Any]]) -> Wait | None:
