@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -69,19 +69,27 @@ class Response(aiohttp.ClientResponse):
 
 
 def build_session(
-    connector: aiohttp.BaseConnector | None, *, read_bytes: int = _READ_BYTES, auto_decompress: bool = True
+    connector: aiohttp.BaseConnector | None,
+    *,
+    owner: bool = True,
+    read_bytes: int = _READ_BYTES,
+    auto_decompress: bool = True,
+    traces: Sequence[aiohttp.TraceConfig] = (),
 ) -> aiohttp.ClientSession:
     """A session that keeps no cookies and asks the environment (proxies, ~/.netrc) nothing.
 
-    `read_bytes` of an answer come in at once; `auto_decompress`: whether a compressed one is opened.
+    `owner`: its end is that of the connections; `read_bytes` of an answer come in at once; `auto_decompress`: whether a
+    compressed one is opened.
     """
     return aiohttp.ClientSession(
         connector=connector,
+        connector_owner=owner,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=auto_decompress,
         read_bufsize=read_bytes,
         response_class=Response,
+        trace_configs=list(traces),
     )
 
 

@@ -17,7 +17,7 @@ from yarl import URL
 
 from capn.errors import UnreachableError
 from capn.kube.errors import build_error, decode_status
-from capn.kube.transport import MIB, Response, Transport, keep_alive, read_capped
+from capn.kube.transport import MIB, Transport, build_session, keep_alive, read_capped
 
 _SWITCHED = 101
 _CLOSE_S = 1.0
@@ -44,14 +44,7 @@ async def open_websocket(
     if transport.session.closed:
         raise UnreachableError(f"{what}: the client is closed")
     headers = {"User-Agent": "capn", **await transport.authorize()}
-    session = aiohttp.ClientSession(
-        connector=transport.session.connector,
-        connector_owner=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        response_class=Response,
-        trace_configs=[_build_trace(transport.limits.raw_bytes)],
-    )
+    session = build_session(transport.session.connector, owner=False, traces=[_build_trace(transport.limits.raw_bytes)])
     try:
         async with session:
             socket = await session.ws_connect(

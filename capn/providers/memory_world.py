@@ -140,15 +140,21 @@ class SimulatedCluster:
         """Address of the first control plane."""
         return str(self.subnet[_ENDPOINT_OFFSET])
 
+    async def exec(self, call: ExecCall) -> ExecResult:
+        """Run a command in a pod of etcd, by which a machine may be told to leave."""
+        result = await self.etcd.exec(call)
+        if self.etcd.left:
+            await self.publish_servers()
+        return result
+
     async def publish_servers(self) -> None:
         """Say which control planes serve the API, as API servers themselves do."""
         voters = [member.machine for member in self.etcd.members if not member.is_learner]
         addresses = [machine.address for machine in voters if machine not in self.etcd.left]
         meta = {"name": "kubernetes", "namespace": "default"}
         endpoints = [{"addresses": [address], "conditions": {"ready": True}} for address in addresses]
-        body = {"metadata": meta, "addressType": "IPv4", "endpoints": endpoints}
-        kind = {"apiVersion": ENDPOINT_SLICE.api_version, "kind": ENDPOINT_SLICE.kind}
-        await self.api.as_manager("kube-apiserver").apply(ENDPOINT_SLICE, {**kind, **body})
+        found = {"metadata": meta, "addressType": "IPv4", "endpoints": endpoints}
+        await self.api.as_manager("kube-apiserver").apply(ENDPOINT_SLICE, found)
 
 
 class MemoryWorld:
@@ -174,14 +180,7 @@ class MemoryWorld:
         api = MemoryKubeClient(clock=self.now, uid_seed=ref.uid)
         etcd = SimulatedEtcd(self._runs, lambda: api.store.revision, content=lambda: self._keep_state(api))
         cluster = SimulatedCluster(ref=ref, subnet=self._choose_subnet(ref.uid), api=api, etcd=etcd)
-
-        async def run(call: ExecCall) -> ExecResult:
-            result = await etcd.exec(call)
-            if etcd.left:
-                await cluster.publish_servers()
-            return result
-
-        api.exec_handler = run
+        api.exec_handler = cluster.exec
         self.clusters[ref.uid] = cluster
         return cluster
 

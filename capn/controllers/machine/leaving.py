@@ -58,8 +58,7 @@ async def _has_left(child: KubeClient, scope: MachineScope) -> bool:
     """Whether others serve the API and this machine does not."""
     found = await child.get(ENDPOINT_SLICE, "kubernetes", "default")
     serving = _addresses(found or {})
-    own = {address.address for address in scope.machine.status.addresses}
-    return bool(serving) and not serving & own
+    return bool(serving) and serving.isdisjoint(scope.internal_addresses)
 
 
 def _addresses(found: Mapping[str, Any]) -> set[str]:

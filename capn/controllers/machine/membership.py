@@ -28,7 +28,7 @@ async def leave_etcd(scope: MachineScope) -> Wait | None:
         return Wait("PoweredOff", "etcd takes no change while the cluster is off; the machine goes when it is on again")
     etcd = EtcdClient((await open_child(scope)).client)
     members = await etcd.members()
-    own = find_own(members, name=scope.name, addresses=_addresses(scope))
+    own = find_own(members, name=scope.name, addresses=scope.internal_addresses)
     if own is None:
         return None
     health = await etcd.health(members)
@@ -48,10 +48,6 @@ def _has_member(scope: MachineScope) -> bool:
     cluster = scope.cluster
     lives_on = cluster is not None and not cluster.metadata.deleting and scope.cluster_initialized
     return scope.is_control_plane and lives_on and not scope.claimed and not scope.stands_alone
-
-
-def _addresses(scope: MachineScope) -> list[str]:
-    return [entry.address for entry in scope.machine.status.addresses if entry.type == "InternalIP"]
 
 
 def find_own(members: Sequence[Member], *, name: str, addresses: Sequence[str]) -> Member | None:

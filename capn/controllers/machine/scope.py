@@ -42,6 +42,11 @@ class MachineScope:
         return self.machine.metadata.name
 
     @property
+    def internal_addresses(self) -> list[str]:
+        """The machine's own addresses, as its status has them."""
+        return [entry.address for entry in self.machine.status.addresses if entry.type == "InternalIP"]
+
+    @property
     def ref(self) -> MachineRef:
         """The machine as providers address it; the cluster's UID is the owner's, so that it outlives the cluster."""
         meta, spec = self.machine.metadata, self.machine.spec
