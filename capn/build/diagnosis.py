@@ -153,13 +153,27 @@ _DEFAULT_FIX = "See status.bootstrap.logTail of the NestedMachine for the end of
 
 def diagnose(report: Report) -> Diagnosis:
     """Reason and message of a failed report. Deterministic; at most about 800 characters."""
-    lines = [cleaned for line in report.tail.splitlines() if (cleaned := _clean(line))]
+    lines = _read_lines(report)
     for rule in _RULES:
         for line in lines:
             if rule.pattern.search(line):
-                return Diagnosis(rule.reason, _build_message(report.stage, line, rule.fix))
-    line = next((line for line in lines if _FAILING.search(line)), lines[-1] if lines else "")
-    return Diagnosis("BootstrapFailed", _build_message(report.stage, line, _DEFAULT_FIX))
+                return Diagnosis(rule.reason, f"Bootstrap failed in stage {report.stage}{_quote(line)}. {rule.fix}")
+    said = _quote(_find_failing(lines))
+    return Diagnosis("BootstrapFailed", f"Bootstrap failed in stage {report.stage}{said}. {_DEFAULT_FIX}")
+
+
+def describe_retry(report: Report) -> str:
+    """What ended an attempt that the guest makes again, for an event. Deterministic; at most about 500 characters."""
+    said = _quote(_find_failing(_read_lines(report)))
+    return f"Bootstrap failed in stage {report.stage}{said}. The guest tries again."
+
+
+def _read_lines(report: Report) -> list[str]:
+    return [cleaned for line in report.tail.splitlines() if (cleaned := _clean(line))]
+
+
+def _find_failing(lines: list[str]) -> str:
+    return next((line for line in lines if _FAILING.search(line)), lines[-1] if lines else "")
 
 
 def _clean(line: str) -> str:
@@ -169,6 +183,5 @@ def _clean(line: str) -> str:
     return _VARYING.sub("<time>", text)[:_MAX_LINE].strip()
 
 
-def _build_message(stage: str, line: str, fix: str) -> str:
-    said = f": {line.rstrip('.')}" if line else " without a message"
-    return f"Bootstrap failed in stage {stage}{said}. {fix}"
+def _quote(line: str) -> str:
+    return f": {line.rstrip('.')}" if line else " without a message"

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -26,6 +27,19 @@ REOPEN_S = 2.0
 STAGE_DELAY_S = 1.0
 # A guest that changes only its log's end (it may be hostile) is not written down more often than this.
 TAIL_DELAY_S = 10.0
+# capn's guests try kubeadm three times; a guest that tells of more (it may be hostile) is not listened to.
+MAX_RETRIES = 5
+
+
+@dataclass
+class _Console:
+    """One console that is read. `retry`: the last attempt that failed and is made again, until it was asked for."""
+
+    task: asyncio.Task[None]
+    since: float
+    latest: Report | None = None
+    retry: Report | None = None
+    retries: int = 0
 
 
 class ConsoleWatch:
@@ -35,40 +49,46 @@ class ConsoleWatch:
         """`wake(machine, delay_s)`: a stage may wait for the next one a moment, an end may not."""
         self._wake = wake
         self._reopen_s = reopen_s
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._latest: dict[str, Report] = {}
-        self._since: dict[str, float] = {}
+        self._consoles: dict[str, _Console] = {}
 
     def watch(self, provider: Provider, ref: MachineRef) -> None:
         """Begin to read the machine's console, unless that is being done."""
-        if ref.uid not in self._tasks:
-            self._since[ref.uid] = time.monotonic()
-            self._tasks[ref.uid] = asyncio.create_task(
-                self._follow(provider, ref),
-                name=f"console/{ref.name}",
-                context=contextvars.Context(),  # its log lines are not the reconcile's that happened to begin it
-            )
+        if ref.uid in self._consoles:
+            return
+        task = asyncio.create_task(
+            self._follow(provider, ref),
+            name=f"console/{ref.name}",
+            context=contextvars.Context(),  # its log lines are not the reconcile's that happened to begin it
+        )
+        self._consoles[ref.uid] = _Console(task, since=time.monotonic())
 
     def latest(self, uid: str) -> Report | None:
         """The guest's last word, or None when it has said nothing yet."""
-        return self._latest.get(uid)
+        console = self._consoles.get(uid)
+        return None if console is None else console.latest
+
+    def take_retry(self, uid: str) -> Report | None:
+        """What ended an attempt that the guest makes again: each is given once, and only the last of several."""
+        console = self._consoles.get(uid)
+        if console is None:
+            return None
+        taken, console.retry = console.retry, None
+        return taken
 
     def listened_s(self, uid: str) -> float:
         """For how long the console has been read; 0 when it is not."""
-        since = self._since.get(uid)
-        return 0.0 if since is None else time.monotonic() - since
+        console = self._consoles.get(uid)
+        return 0.0 if console is None else time.monotonic() - console.since
 
     def forget(self, uid: str) -> None:
         """Stop reading and drop what was said."""
-        self._latest.pop(uid, None)
-        self._since.pop(uid, None)
-        if task := self._tasks.pop(uid, None):
-            task.cancel()
+        if console := self._consoles.pop(uid, None):
+            console.task.cancel()
 
     async def close(self) -> None:
         """Stop all readers."""
-        tasks = list(self._tasks.values())
-        for uid in list(self._tasks):
+        tasks = [console.task for console in self._consoles.values()]
+        for uid in list(self._consoles):
             self.forget(uid)
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -92,12 +112,18 @@ class ConsoleWatch:
                 self._note(ref, report)
 
     def _note(self, ref: MachineRef, report: Report) -> None:
-        before = self._latest.get(ref.uid)
-        self._latest[ref.uid] = report
+        console = self._consoles.get(ref.uid)
+        if console is None:
+            return  # forgotten meanwhile
+        before, console.latest = console.latest, report
+        new_tail = before is None or before.tail != report.tail
+        if report.state is ReportState.RUNNING and report.tail and new_tail and console.retries < MAX_RETRIES:
+            console.retry = report
+            console.retries += 1
         if before is None or (before.stage, before.state) != (report.stage, report.state):
             where = {"namespace": ref.cluster.namespace, "machine": ref.name}
             log.info("guest", **where, stage=report.stage, state=str(report.state))
             ends = report.state is not ReportState.RUNNING and (before is None or before.state is not report.state)
             self._wake(ref, 0.0 if ends else STAGE_DELAY_S)
-        elif before.tail != report.tail:
+        elif new_tail:
             self._wake(ref, TAIL_DELAY_S)

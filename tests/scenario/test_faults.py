@@ -9,6 +9,8 @@ import pytest
 
 from capn import names
 from capn.api.resources import NESTED_CLUSTER, NESTED_MACHINE, NODE, SECRET
+from capn.controllers import console_watch
+from capn.controllers.console_watch import MAX_RETRIES
 from capn.settings import MemoryEndpoint
 from tests.harness.scenario import NAMESPACE_NAME, Scenario, running_scenario
 
@@ -205,6 +207,35 @@ async def test_unknown_endpoint_is_named_with_the_known_ones(scenario: Scenario)
     await scenario.gone()
 
 
+async def test_an_attempt_that_the_guest_makes_again_is_told_once_and_of_the_first_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(console_watch, "STAGE_DELAY_S", 0.01)
+    async with running_scenario(MemoryEndpoint(boot_s=3600)) as scenario:
+        await scenario.create()
+        await scenario.until(lambda: scenario.world.machines)
+        [machine] = scenario.world.machines.values()
+
+        async def reach(stage: str, tail: str = "") -> None:
+            async def is_there() -> bool:
+                found = await scenario.machine("c1-cp-0")
+                return bool(found and found["status"].get("bootstrap", {}).get("stage") == stage)
+
+            machine.say(stage, tail=tail)
+            await scenario.until(is_there)
+
+        def told() -> list[str]:
+            return [message for name, _, reason, message in scenario.events.lines if reason == "BootstrapRetried"]
+
+        for number in range(MAX_RETRIES + 2):
+            await reach(f"kubeadm/etcd-{number}", tail=f"error: silence {number}")
+            await reach(f"kubeadm/preflight-{number}")
+        assert told() == [
+            f"Bootstrap failed in stage kubeadm/etcd-{number}: error: silence {number}. The guest tries again."
+            for number in range(MAX_RETRIES)
+        ]
+
+
 async def test_bootstrap_that_never_speaks_times_out_with_what_to_do() -> None:
     async with running_scenario(MemoryEndpoint(boot_s=3600), bootstrap_timeout_s=0.2) as scenario:
         await scenario.create()
@@ -214,7 +245,7 @@ async def test_bootstrap_that_never_speaks_times_out_with_what_to_do() -> None:
             parts = scenario.controllers
             assert parts is not None
             ref = await scenario.machine_ref("c1-cp-0")
-            parts.consoles._since[ref.uid] = -1000.0  # it has been listened to for long
+            parts.consoles._consoles[ref.uid].since = -1000.0  # it has been listened to for long
             parts._wake_ref(ref)
             found = await scenario.condition("c1-cp-0", "BootstrapSucceeded", of="machine")
             return found.get("reason") == "BootstrapTimedOut"

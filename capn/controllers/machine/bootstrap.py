@@ -6,7 +6,9 @@ Must not: need a route into the VM.
 
 from __future__ import annotations
 
-from capn.build.diagnosis import diagnose
+from capn.api.resources import NESTED_MACHINE
+from capn.build.diagnosis import describe_retry, diagnose
+from capn.build.owners import build_subject
 from capn.build.report import ReportState
 from capn.controllers.machine.scope import MachineScope
 from capn.controllers.phases import Wait
@@ -22,6 +24,7 @@ async def reconcile_bootstrap(scope: MachineScope) -> Wait | None:
     """Done when the guest says so; failed when it says that or when its time is over."""
     if scope.bootstrapped:
         return None
+    _tell_retry(scope)
     scope.report = report = scope.deps.consoles.latest(scope.ref.uid)
     if report is None:
         return _wait_for_word(scope)
@@ -31,6 +34,14 @@ async def reconcile_bootstrap(scope: MachineScope) -> Wait | None:
         diagnosis = diagnose(report)
         raise TerminalError(diagnosis.message, reason=diagnosis.reason)
     return _wait(scope, "Bootstrapping", f"the guest is at stage {report.stage}", last=report.stage)
+
+
+def _tell_retry(scope: MachineScope) -> None:
+    """An event of an attempt that failed: what the guest says next covers it, and its log goes with the machine."""
+    failed = scope.deps.consoles.take_retry(scope.ref.uid)
+    if failed is not None:
+        obj = build_subject(NESTED_MACHINE, scope.machine.metadata)
+        scope.deps.recorder.event(obj, "Warning", "BootstrapRetried", describe_retry(failed))
 
 
 def _wait_for_word(scope: MachineScope) -> Wait:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capn.build.diagnosis import _RULES, diagnose
+from capn.build.diagnosis import _RULES, describe_retry, diagnose
 from capn.build.report import Report, ReportState
 
 CASES = [
@@ -89,3 +89,12 @@ def test_any_tail_gives_a_short_message(tail: str) -> None:
     diagnosis = diagnose(fail(tail))
     assert diagnosis.reason.isalnum()
     assert len(diagnosis.message) < 900
+
+
+def test_an_attempt_that_is_made_again_is_quoted_as_a_failure_is() -> None:
+    tail = "[etcd] Announced new etcd member\nerror: error execution phase etcd-join: context deadline exceeded\nbye"
+    said = describe_retry(fail(tail, "kubeadm/etcd"))
+    assert said == (
+        "Bootstrap failed in stage kubeadm/etcd: error: error execution phase etcd-join: context deadline exceeded."
+        " The guest tries again."
+    )
