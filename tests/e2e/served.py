@@ -19,13 +19,28 @@ import yaml
 from capn.dev.child import TOOLBOX_IMAGE
 from tests.conftest import Kubectl
 from tests.e2e.lab import Lab, condition
-from tests.harness.steady_client import Count, SteadyClient, get
+from tests.harness.steady_client import INTERVAL_S, Count, SteadyClient, get
 
 APP = "web"
 NODE_PORT = 30080
 _PORT = 8080
 _PAGE = b"served"
 _LIMIT_S = 900.0
+
+
+def call_api(child: Kubectl, *, interval_s: float = INTERVAL_S) -> SteadyClient:
+    """A client of a child's API, not yet running."""
+    tls, host, port = read_access(child)
+    return SteadyClient(
+        "api", lambda: discard(get(host, port, "/api/v1/namespaces/default", tls=tls)), interval_s=interval_s
+    )
+
+
+def report(lab: Lab, api: SteadyClient, what: str) -> Count:
+    """Say what the API's client met during `what`, and begin to count anew."""
+    count = api.take()
+    lab.say(f"{what}: the child's API: {count}")
+    return count
 
 
 @dataclass
@@ -40,8 +55,7 @@ class Served:
 
     def report(self, what: str) -> tuple[Count, Count]:
         """Say what the clients met during `what`, and begin to count anew."""
-        api, page = self.api.take(), self.page.take()
-        self.lab.say(f"{what}: the child's API: {api}")
+        api, page = report(self.lab, self.api, what), self.page.take()
         self.lab.say(f"{what}: its page: {page}")
         return api, page
 
@@ -52,15 +66,8 @@ def serving(lab: Lab, cluster: str, *, node: str, replicas: int = 1) -> Iterator
     child = lab.child(cluster)
     web = build_web(replicas)
     lab.wait_for("the child takes the web server", lambda: child.apply(*web), limit_s=_LIMIT_S)
-    tls, host, port = read_access(child)
-    address = node_address(lab, node)
-    served = Served(
-        lab,
-        cluster,
-        address,
-        SteadyClient("api", lambda: discard(get(host, port, "/api/v1/namespaces/default", tls=tls))),
-        SteadyClient("page", lambda: _fetch(served.address)),
-    )
+    page = SteadyClient("page", lambda: _fetch(served.address))
+    served = Served(lab, cluster, node_address(lab, node), call_api(child), page)
     lab.wait_for("the page is served", lambda: _answers(served), limit_s=_LIMIT_S)
     with served.api, served.page:
         yield served

@@ -21,8 +21,8 @@ import pytest
 from capn.dev.child import TOOLBOX_IMAGE
 from tests.conftest import REPO, Kubectl
 from tests.e2e.lab import BOOT_LIMIT_S, Lab, build_cluster, build_marks, condition, running_lab
-from tests.e2e.served import discard, read_access
-from tests.harness.steady_client import Count, SteadyClient, get
+from tests.e2e.served import call_api, report
+from tests.harness.steady_client import SteadyClient
 
 VERSION = "v1.37.2"
 NAMESPACE = "ops"
@@ -69,8 +69,7 @@ def api(lab: Lab, own_ca: str) -> Iterator[SteadyClient]:
     assert own_ca
     lab.kubectl.apply(manifest())
     lab.wait_for("the cluster is Ready", lambda: lab.is_ready(NAME), limit_s=2 * BOOT_LIMIT_S)
-    tls, host, port = read_access(lab.child(NAME))
-    with SteadyClient("api", lambda: discard(get(host, port, "/api/v1/namespaces/default", tls=tls))) as client:
+    with call_api(lab.child(NAME)) as client:
         yield client
 
 
@@ -81,12 +80,6 @@ def node(lab: Lab, name: str) -> dict[str, Any]:
 
 def uids(lab: Lab) -> dict[str, str]:
     return {found["metadata"]["name"]: found["metadata"]["uid"] for found in lab.objects("nestedmachines")}
-
-
-def report(lab: Lab, api: SteadyClient, what: str) -> Count:
-    count = api.take()
-    lab.say(f"{what}: the child's API: {count}")
-    return count
 
 
 def memory_kib(found: dict[str, Any]) -> int:
