@@ -241,7 +241,8 @@ class NestedClusterSpec(Model):
     machine: Machine = Field(default_factory=Machine, description="Default size of every machine.")
     drain: Drain = Field(default_factory=Drain, description="How pods leave a node before its machine is deleted.")
     health_check: HealthCheck | None = Field(
-        default=None, description="When workers count as unhealthy and are replaced; by default the values named below."
+        default=None,
+        description="When machines count as unhealthy and are replaced; by default as named below.",
     )
     infrastructure: Infrastructure = Field(default_factory=Infrastructure, description="Where the machines run.")
     addons: Annotated[list[Addon], Field(max_length=32), Unique(("name",))] = Field(
@@ -372,8 +373,9 @@ class NestedClusterStatus(Model):
     failure_domains: Annotated[list[DomainStatus], Field(max_length=64), Unique(("name",))] | None = Field(
         default=None, description="The endpoint's failure domains, where it has any, and those that machines name."
     )
-    remediations: Annotated[list[Remediation], Field(max_length=32), Unique(("pool",))] | None = Field(
-        default=None, description="Replacements of unhealthy workers, by pool; kept so that they end."
+    # As many as there may be pools, and the control planes.
+    remediations: Annotated[list[Remediation], Field(max_length=33), Unique(("pool",))] | None = Field(
+        default=None, description="Replacements of unhealthy machines, by pool; kept so that they end."
     )
     nested: NestedSummary | None = Field(default=None, description="The clusters below, where spec.nesting allows any.")
     backup: BackupStatus | None = Field(default=None, description="What became of backups.")

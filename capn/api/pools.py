@@ -28,11 +28,15 @@ class Rollout(Model):
 
 
 class HealthCheck(Model):
-    """When a worker counts as unhealthy, and how it is replaced then."""
+    """When a machine counts as unhealthy, and how it is replaced then.
+
+    Control planes count as a pool of their own. One of them is replaced only while the others are a quorum without it;
+    the only one is not.
+    """
 
     RULES: ClassVar[tuple[Rule, ...]] = rules.HEALTH_CHECK_RULES
 
-    enabled: bool = Field(default=True, strict=True, description="False leaves unhealthy workers to people.")
+    enabled: bool = Field(default=True, strict=True, description="False leaves unhealthy machines to people.")
     node_startup_timeout_seconds: int = Field(
         default=1800,
         ge=1,
@@ -45,7 +49,8 @@ class HealthCheck(Model):
     )
     max_unhealthy: Annotated[str, Field(max_length=4), rules.MAX_UNHEALTHY] = Field(
         default="40%",
-        description="A number or a percentage (rounded up) of all workers; if more are unhealthy, none is replaced.",
+        description="A number or a percentage (rounded up) of all workers, and likewise of all control planes; if more"
+        " are unhealthy, none is replaced.",
     )
     max_retries: int = Field(
         default=5, ge=0, le=100, strict=True, description="How often in a row machines of a pool are replaced."
@@ -65,7 +70,7 @@ class HealthCheck(Model):
 class Remediation(Model):
     """What was done for the health of one pool."""
 
-    pool: str = Field(max_length=24, description="Name of the pool.")
+    pool: str = Field(max_length=24, description="Name of the pool; cp: the control planes.")
     count: int = Field(ge=0, description="How often in a row unhealthy machines of the pool were replaced.")
     last_time: str = Field(
         description="When that was last decided (RFC 3339, UTC).",

@@ -40,11 +40,13 @@ def compute_control_plane_plan(
     *,
     replicas: int,
     allowed: Collection[str] = (),
+    dying: Collection[str] = (),
 ) -> ControlPlanePlan:
     """The next operation for control planes that were initialized.
 
     `wanted`: manifests by ordinal, one more than there are replicas, since a change goes by one more. `allowed`: the
-    failure domains that the spec names; none: all of them.
+    failure domains that the spec names; none: all of them. `dying`: names of those that the health check gives up, of
+    `select_replaceable`.
     """
     going = [machine for machine in existing if machine.metadata.deleting]
     if going:
@@ -59,11 +61,33 @@ def compute_control_plane_plan(
         return ControlPlanePlan(
             delete=lost[0], reason="ReplacingControlPlane", because=f"{lost[0].metadata.name} has lost its VM"
         )
+    ill = [machine for machine in existing if machine.metadata.name in dying]
+    if ill and _are_ready(existing, but=ill):
+        return ControlPlanePlan(
+            delete=ill[0], reason="ReplacingControlPlane", because=f"{ill[0].metadata.name} is unhealthy"
+        )
     unready = [machine for machine in existing if not _is_ready(machine)]
     if unready:
         return ControlPlanePlan(reason="WaitingForMachines", because=f"{_list(unready)} is not Ready")
     outdated = [machine for machine in existing if is_outdated(machine, wanted[0]) or is_outside(machine, allowed)]
     return _change_count(wanted, existing, replicas=replicas, outdated=outdated)
+
+
+def select_replaceable(existing: Sequence[NestedMachine], *, fixed: bool) -> list[NestedMachine]:
+    """Those that another machine can take the place of, if they are ill: the others go on without them.
+
+    One that never joined has nothing that the others need. Those that have lost their VM are seen to without a health
+    check. `fixed`: the first one has the endpoint's address, and stays.
+    """
+    joined = [machine for machine in existing if has_joined(machine)]
+    spare = len(joined) - 1 > len(joined) // 2
+    return [
+        machine
+        for machine in existing
+        if machine.status.failure_reason not in LOST
+        and not (fixed and machine.spec.ordinal == 0)
+        and (spare if has_joined(machine) else bool(joined))
+    ]
 
 
 def _change_count(

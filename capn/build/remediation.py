@@ -1,14 +1,17 @@
-"""Which unhealthy workers are replaced now: the health check's limits over all pools of a cluster.
+"""Which unhealthy machines are replaced now: the health check's limits over all pools of a cluster.
+
+Control planes count as a pool of their own; that of several only one goes at a time, and never one whose vote etcd
+needs, is for `control_plane_plan` and the machine's own deletion to see to.
 
 Role: pure. Inputs: pools with their machines, what was done before (`status.remediations`), the time; output: a
 `Verdict`. Replacing goes in rounds: a round of a pool is written into the cluster's status first, and what was due by
 then is deleted after that; so no crash forgets a round, and a bad node image runs into the limit instead of being
-tried for ever. Must not: be asked while the child's API is silent, or handle control planes.
+tried for ever. Must not: be asked while the child's API is silent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -18,6 +21,8 @@ from capn.api.pools import HealthCheck, Remediation
 from capn.build.health import Finding, compute_finding, is_ready
 from capn.build.said import Said
 
+# In place of a pool's name, which this cannot be: it is the infix of the control planes' machines.
+CONTROL_PLANES = "cp"
 _NAMED = 5
 _MAX_DOUBLINGS = 10
 # A round is carried out once it is written down, and in a later second than its own: times have whole seconds, and what
@@ -66,7 +71,7 @@ def compute_remediation(
     records: Sequence[Remediation],
     now: datetime,
 ) -> Verdict:
-    """What to do about the machines of each pool; `wanted` is how many workers the cluster shall have."""
+    """What to do about the machines of each pool; `wanted` is how many there shall be in all of these."""
     known = {record.pool: record for record in records if record.pool in pools}
     patients = {pool: _find_patients(machines, check) for pool, machines in pools.items()}
     if not check.enabled or not any(patients.values()):
@@ -76,7 +81,7 @@ def compute_remediation(
     unhealthy = {patient.machine.metadata.name for patient in sick} | _find_unproven(pools, known, check, now)
     allowed = compute_allowed(check.max_unhealthy, wanted)
     if len(unhealthy) > allowed:
-        return Verdict(records=tuple(known.values()), said=(_blocked(unhealthy, wanted, allowed, check),))
+        return Verdict(records=tuple(known.values()), said=(_blocked(pools, unhealthy, wanted, allowed, check),))
     rounds = {
         pool: _decide(pool, [patient for patient in found if _may_go(patient.machine)], check, known.get(pool), now)
         for pool, found in patients.items()
@@ -178,10 +183,15 @@ def _list(machines: Sequence[str]) -> str:
     return ", ".join(machines[:_NAMED]) + (" ..." if len(machines) > _NAMED else "")
 
 
-def _blocked(unhealthy: set[str], wanted: int, allowed: int, check: HealthCheck) -> Said:
+def _name(pool: str) -> str:
+    return "control planes" if pool == CONTROL_PLANES else f"pool {pool}"
+
+
+def _blocked(pools: Collection[str], unhealthy: set[str], wanted: int, allowed: int, check: HealthCheck) -> Said:
+    kind = "control planes" if CONTROL_PLANES in pools else "workers"
     return Said(
         reason="RemediationBlocked",
-        message=f"{len(unhealthy)} of {wanted} workers are unhealthy ({_list(sorted(unhealthy))}) and"
+        message=f"{len(unhealthy)} of {wanted} {kind} are unhealthy ({_list(sorted(unhealthy))}) and"
         f" spec.healthCheck.maxUnhealthy ({check.max_unhealthy}) allows {allowed}: none is replaced; mend"
         " what they have in common, or delete NestedMachines",
     )
@@ -190,21 +200,21 @@ def _blocked(unhealthy: set[str], wanted: int, allowed: int, check: HealthCheck)
 def _replacing(pool: str, patients: Sequence[Patient]) -> Said:
     return Said(
         reason="Remediating",
-        message=f"pool {pool}: {len(patients)} unhealthy being replaced ({_describe(patients)})",
+        message=f"{_name(pool)}: {len(patients)} unhealthy being replaced ({_describe(patients)})",
     )
 
 
 def _watching(pool: str, seen: Sequence[str]) -> Said:
     return Said(
         reason="NodesNotReady",
-        message=f"pool {pool}: {len(seen)} not Ready ({_list(seen)}); replaced if it lasts",
+        message=f"{_name(pool)}: {len(seen)} not Ready ({_list(seen)}); replaced if it lasts",
     )
 
 
 def _pausing(pool: str, patients: Sequence[Patient], count: int) -> Said:
     return Said(
         reason="RemediationWaiting",
-        message=f"pool {pool}: replaced {count} times in a row; the next time comes after a pause"
+        message=f"{_name(pool)}: replaced {count} times in a row; the next time comes after a pause"
         f" ({_describe(patients)})",
     )
 
@@ -212,6 +222,6 @@ def _pausing(pool: str, patients: Sequence[Patient], count: int) -> Said:
 def _exhausted(pool: str, patients: Sequence[Patient], count: int) -> Said:
     return Said(
         reason="RemediationExhausted",
-        message=f"pool {pool}: replacing {count} times in a row did not help ({_describe(patients)}): mend the cause,"
+        message=f"{_name(pool)}: replacing {count} times in a row did not help ({_describe(patients)}): mend the cause,"
         " then delete these NestedMachines",
     )

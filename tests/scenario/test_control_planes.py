@@ -14,6 +14,7 @@ from capn.api.resources import NESTED_MACHINE, NODE
 from capn.controllers.machine.leaving import LIMIT as LEAVE_LIMIT
 from capn.providers.base import MachineState
 from capn.providers.memory_etcd import SimulatedEtcd
+from tests.harness.pools import set_node_ready
 from tests.harness.scenario import NAMESPACE_NAME, Scenario, running_scenario
 
 LIMIT_S = 60.0
@@ -253,3 +254,105 @@ async def test_a_stopped_member_does_not_let_another_go(scenario: Scenario) -> N
     etcd.runs = runs
     await scenario.until(lambda: ref.uid not in scenario.world.machines, limit_s=LIMIT_S)
     await has_settled(scenario, 3)
+
+
+async def says(scenario: Scenario, reason: str) -> dict[str, Any]:
+    """Wait until ControlPlaneReady has this reason; the condition."""
+
+    async def is_said() -> bool:
+        return (await scenario.condition("c1", "ControlPlaneReady")).get("reason") == reason
+
+    await scenario.until(is_said, limit_s=LIMIT_S)
+    return await scenario.condition("c1", "ControlPlaneReady")
+
+
+async def rounds(scenario: Scenario) -> list[tuple[str, int]]:
+    cluster = await scenario.cluster()
+    assert cluster is not None
+    return [(record["pool"], record["count"]) for record in cluster["status"].get("remediations", [])]
+
+
+async def test_one_that_does_not_join_is_replaced(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 1})
+    await has_settled(scenario, 1)
+    scenario.provider.fail_bootstrap("c1-cp-1", "etcdserver: request timed out", stage="kubeadm/etcd")
+    await scenario.patch("c1", {"controlPlane": {"replicas": 3}})
+    failed: set[str] = set()
+
+    async def is_replaced() -> bool:
+        found = await scenario.machine("c1-cp-1")
+        if found is not None and found.get("status", {}).get("failureReason"):
+            failed.add(found["metadata"]["uid"])
+            scenario.world.failures.clear()
+        return bool(failed) and found is not None and found["metadata"]["uid"] not in failed
+
+    async with quorum_watched(scenario):
+        await scenario.until(is_replaced, limit_s=LIMIT_S)
+        await has_settled(scenario, 3)
+    assert len(failed) == 1
+    assert voters(await etcd_of(scenario)) == ["c1-cp-0", "c1-cp-1", "c1-cp-2"]
+    assert await rounds(scenario) == [("cp", 1)]
+    told = [message for name, _, reason, message in scenario.events.lines if (name, reason) == ("c1", "Remediated")]
+    assert len(told) == 1
+    assert "c1-cp-1 is replaced: its bootstrap failed (Timeout)" in told[0]
+
+
+async def test_one_that_never_joins_is_tried_so_often_and_then_named(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 1}, healthCheck={"maxRetries": 1})
+    await has_settled(scenario, 1)
+    scenario.provider.fail_bootstrap("c1-cp-1", "error: no such thing")
+    await scenario.patch("c1", {"controlPlane": {"replicas": 3}})
+    said = await says(scenario, "RemediationExhausted")
+    assert "control planes: replacing 1 times in a row did not help (c1-cp-1: its bootstrap failed" in said["message"]
+    await scenario.settle()
+    assert (await scenario.condition("c1", "Stalled"))["status"] == "True"
+    before = await scenario.machine_ref("c1-cp-1")
+    for _ in range(3):
+        scenario.advance(24 * 3600)
+        await scenario.restart()
+        await scenario.settle()
+    assert await scenario.machine_ref("c1-cp-1") == before
+    assert voters(await etcd_of(scenario)) == ["c1-cp-0"]
+
+
+async def test_one_whose_node_is_not_ready_for_too_long_is_replaced_and_two_are_not(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    first = await scenario.machine_ref("c1-cp-1")
+    scenario.advance(60)
+    await set_node_ready(scenario, "c1-cp-1", "Unknown")
+    said = await says(scenario, "NodesNotReady")
+    assert "c1-cp-1" in said["message"]
+    scenario.advance(290)
+    await scenario.settle()
+    assert await scenario.machine_ref("c1-cp-1") == first
+    scenario.advance(20)
+
+    async def is_another() -> bool:
+        found = await scenario.machine("c1-cp-1")
+        return found is not None and found["metadata"]["uid"] != first.uid
+
+    async with quorum_watched(scenario):
+        await scenario.until(is_another, limit_s=LIMIT_S)
+        await has_settled(scenario, 3)
+    kept = [await scenario.machine_ref(f"c1-cp-{ordinal}") for ordinal in (0, 2)]
+    scenario.advance(60)
+    for ref in kept:
+        await set_node_ready(scenario, ref.name, "Unknown")
+    await says(scenario, "NodesNotReady")
+    scenario.advance(3600)
+    await scenario.settle()
+    assert [await scenario.machine_ref(ref.name) for ref in kept] == kept
+
+
+async def test_the_only_one_is_never_replaced_for_its_node(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 1})
+    await has_settled(scenario, 1)
+    before = await scenario.machine_ref("c1-cp-0")
+    scenario.advance(60)
+    await set_node_ready(scenario, "c1-cp-0", "Unknown")
+    await says(scenario, "WaitingForMachines")
+    scenario.advance(3600)
+    await scenario.settle()
+    assert await scenario.machine_ref("c1-cp-0") == before
+    assert await rounds(scenario) == []

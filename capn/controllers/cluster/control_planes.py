@@ -8,13 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 from capn import names
+from capn.api.conditions import ClusterCondition
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import InfrastructureKind
-from capn.build.control_plane_plan import LOST, compute_control_plane_plan
+from capn.api.pools import HealthCheck
+from capn.build.control_plane_plan import LOST, ControlPlanePlan, compute_control_plane_plan, select_replaceable
 from capn.build.machines import build_machine
+from capn.build.remediation import CONTROL_PLANES, Verdict, compute_remediation
+from capn.build.said import Said
 from capn.build.upgrade_stage import Stage, compute_plane_version
+from capn.controllers.cluster.healing import keep_verdict, replace, tell_gravest
 from capn.controllers.cluster.machines import delete_machines, restore_stamps
 from capn.controllers.cluster.placement import PLACE_POLL_S, create_placed, find_unknown
+from capn.controllers.cluster.power import was_switched_off
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 
@@ -39,7 +45,11 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     obstacle = find_unknown(scope, None)
     # Nobody leaves a domain for one that is not there.
     allowed = scope.cluster.spec.control_plane.failure_domains if obstacle is None else ()
-    plan = compute_control_plane_plan(wanted, scope.control_planes(), replicas=replicas, allowed=allowed)
+    verdict = _examine(scope, replicas)
+    patients = {patient.machine.metadata.name: patient for patient in verdict.delete}
+    plan = compute_control_plane_plan(
+        wanted, scope.control_planes(), replicas=replicas, allowed=allowed, dying=patients.keys()
+    )
     if _has_fixed_endpoint(scope) and (
         plan.reason == "RollingOut" or (plan.delete is not None and plan.delete.spec.ordinal == 0)
     ):
@@ -49,10 +59,37 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     if plan.create is not None:
         obstacle = await create_placed(scope, plan.create)
     if plan.delete is not None:
-        await delete_machines(scope, [plan.delete])
+        patient = patients.get(plan.delete.metadata.name)
+        await (delete_machines(scope, [plan.delete]) if patient is None else replace(scope, patient))
     if obstacle is not None:
         return Wait(obstacle.reason, obstacle.message, PLACE_POLL_S, blocks=False)
-    return Wait(plan.reason, plan.because, blocks=False) if plan.reason else None
+    return _conclude(scope, plan, verdict)
+
+
+def _examine(scope: ClusterScope, replicas: int) -> Verdict:
+    """Which of the control planes that can be replaced are ill, and what the health check says of it."""
+    existing = select_replaceable(scope.control_planes(), fixed=_has_fixed_endpoint(scope))
+    verdict = compute_remediation(
+        # One that is only being started again after the cluster was off is not ill.
+        {CONTROL_PLANES: [machine for machine in existing if not was_switched_off(machine)]},
+        replicas,
+        scope.cluster.spec.health_check or HealthCheck(),
+        scope.cluster.status.remediations or (),
+        scope.deps.now(),
+    )
+    keep_verdict(scope, verdict, planes=True)
+    return verdict
+
+
+def _conclude(scope: ClusterScope, plan: ControlPlanePlan, verdict: Verdict) -> Wait | None:
+    """What the plan does, or, while it waits for one that is ill, what becomes of that."""
+    said = Said(reason=plan.reason, message=plan.because)
+    if plan.reason == "WaitingForMachines" and verdict.said:
+        [said] = verdict.said
+        tell_gravest(scope, ClusterCondition.CONTROL_PLANE_READY, said)
+    if not said.reason and verdict.after_s is None:
+        return None
+    return Wait(said.reason or "WaitingForMachines", said.message, verdict.after_s, blocks=False)
 
 
 def _has_fixed_endpoint(scope: ClusterScope) -> bool:

@@ -43,7 +43,7 @@ class ClusterScope:
     dns_waits: str | None = None
     backup: BackupStatus | None = None
     backup_due_s: float | None = None
-    # Of unhealthy workers: what the status has to remember, and who is being replaced and needs no person.
+    # Of unhealthy machines: what the status has to remember, and who is being replaced and needs no person.
     remediations: Sequence[Remediation] | None = None
     healing: frozenset[str] = frozenset()
     # Rows of status.addons; None when the phase did not run.

@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from capn import names
 from capn.api.checks import node_capacity
 from capn.api.cluster import WorkerPool
-from capn.api.conditions import ClusterCondition, find, find_condition
+from capn.api.conditions import ClusterCondition
 from capn.api.machine import NestedMachine
 from capn.api.pools import HealthCheck
-from capn.api.resources import NESTED_CLUSTER, NODE
 from capn.build.machines import build_machine
-from capn.build.owners import build_subject
 from capn.build.pool_plan import PoolPlan, PoolRequest, compute_pool_plan
 from capn.build.pool_size import compute_pool_size
-from capn.build.remediation import Patient, Verdict, compute_remediation
+from capn.build.remediation import Verdict, compute_remediation
 from capn.build.said import Said
 from capn.build.version_skew import compute_worker_version
+from capn.controllers.cluster.healing import keep_verdict, replace, tell_gravest
 from capn.controllers.cluster.machines import delete_machines, list_live_machines, restore_stamps, update_labels
 from capn.controllers.cluster.placement import PLACE_POLL_S, create_placed, find_unknown
 from capn.controllers.cluster.power import was_switched_off
@@ -43,8 +42,6 @@ _GRAVEST_FIRST = (
     "WaitingForControlPlane",
     "NodesNotReady",
 )
-# Those that somebody should hear of who looks at no condition.
-_TOLD = frozenset({"RemediationExhausted", "RemediationBlocked", "RolloutStopped", "RolloutBlocked"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,7 @@ async def reconcile_workers(scope: ClusterScope) -> Wait | None:
         # A cache that is behind would have another one deleted for one that is going already.
         scope.machines = await list_live_machines(scope)
         step = _compute_step(scope)
-    scope.remediations, scope.healing = step.verdict.records, step.verdict.healing
+    keep_verdict(scope, step.verdict, planes=False)
     obstacles: list[Said] = []
     for pool in scope.cluster.spec.workers:
         if (obstacle := await _create(scope, pool, step.plans[pool.name])) is not None:
@@ -78,7 +75,7 @@ async def reconcile_workers(scope: ClusterScope) -> Wait | None:
         await delete_machines(scope, step.plans[pool.name].delete)
     await delete_machines(scope, step.surplus)
     for patient in step.verdict.delete:
-        await _replace(scope, patient)
+        await replace(scope, patient)
     return _conclude(scope, step, obstacles)
 
 
@@ -135,21 +132,6 @@ def _compute_step(scope: ClusterScope) -> _Step:
     return _Step(plans, verdict, surplus)
 
 
-async def _replace(scope: ClusterScope, patient: Patient) -> None:
-    """Delete a machine, if its node is not well again behind our cache's back; the pool fills the place later."""
-    machine = patient.machine
-    if patient.finding.by_node and scope.child is not None:
-        node = await scope.child.client.get(NODE, machine.metadata.name)
-        ready = None if node is None else find_condition(node, "Ready")
-        if ready is not None and ready.get("status") == "True":
-            return
-    await delete_machines(scope, [machine])
-    message = f"{machine.metadata.name} is replaced: {patient.finding.message}"
-    if machine.status.failure_message:
-        message += f": {machine.status.failure_message}"
-    _tell(scope, Said(reason="Remediated", message=message[:1024]))
-
-
 def _conclude(scope: ClusterScope, step: _Step, obstacles: Sequence[Said]) -> Wait | None:
     said = [*step.verdict.said, *(plan.said for plan in step.plans.values() if plan.said is not None)]
     version = scope.cluster.spec.version
@@ -164,13 +146,6 @@ def _conclude(scope: ClusterScope, step: _Step, obstacles: Sequence[Said]) -> Wa
         return Wait("WaitingForMachines", "new workers are starting", after_s, blocks=False)
     if obstacles:
         after_s = PLACE_POLL_S if after_s is None else min(after_s, PLACE_POLL_S)
-    before = find(scope.cluster.status.conditions, ClusterCondition.WORKERS_READY)
-    if said[0].reason in _TOLD and (before is None or before.reason != said[0].reason):
-        _tell(scope, said[0])
+    tell_gravest(scope, ClusterCondition.WORKERS_READY, said[0])
     message = "; ".join(one.message for one in said)
     return Wait(said[0].reason, message, after_s, blocks=False)
-
-
-def _tell(scope: ClusterScope, said: Said) -> None:
-    obj = build_subject(NESTED_CLUSTER, scope.cluster.metadata)
-    scope.deps.recorder.event(obj, "Warning", said.reason, said.message)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 
 from capn import names
-from capn.api.machine import NestedMachine
-from capn.build.control_plane_plan import ControlPlanePlan, compute_control_plane_plan
+from capn.api.machine import NestedMachine, NodeReference
+from capn.build.control_plane_plan import ControlPlanePlan, compute_control_plane_plan, select_replaceable
 
 SIZE = {"cpus": 2, "memory": "2560Mi", "disk": "10Gi"}
 
@@ -35,9 +36,15 @@ def machine(ordinal: int, *, ready: bool = True, lost: bool = False, **more: Any
     return NestedMachine.model_validate({"metadata": meta, "spec": manifest(ordinal, **more)["spec"], "status": status})
 
 
-def plan(replicas: int, *existing: NestedMachine, **spec: Any) -> ControlPlanePlan:
+def joined(ordinal: int, **more: Any) -> NestedMachine:
+    found = machine(ordinal, **more)
+    status = found.status.model_copy(update={"node_ref": NodeReference(name=found.metadata.name, uid="n")})
+    return found.model_copy(update={"status": status})
+
+
+def plan(replicas: int, *existing: NestedMachine, dying: Collection[str] = (), **spec: Any) -> ControlPlanePlan:
     wanted = [manifest(ordinal, **spec) for ordinal in range(replicas + 1)]
-    return compute_control_plane_plan(wanted, existing, replicas=replicas)
+    return compute_control_plane_plan(wanted, existing, replicas=replicas, dying=dying)
 
 
 def created(found: ControlPlanePlan) -> int | None:
@@ -143,3 +150,33 @@ def test_nothing_is_removed_when_quorum_is_gone_or_would_go(existing: list[Neste
     found = plan(3, *existing)
     assert (found.create, found.delete) == (None, None)
     assert found.reason == "WaitingForMachines"
+
+
+def test_an_ill_one_is_removed_when_the_others_are_ready_and_one_at_a_time() -> None:
+    found = plan(3, machine(0), machine(1, ready=False), machine(2), dying=["c-cp-1"])
+    assert (deleted(found), found.reason) == ("c-cp-1", "ReplacingControlPlane")
+    both = [machine(3, ready=False), machine(4, ready=False)]
+    found = plan(5, machine(0), machine(1), machine(2), *both, dying=["c-cp-3", "c-cp-4"])
+    assert deleted(found) == "c-cp-3"
+    found = plan(3, machine(0), machine(1, ready=False), machine(2, ready=False), dying=["c-cp-1"])
+    assert (deleted(found), found.reason) == (None, "WaitingForMachines")
+
+
+@pytest.mark.parametrize(
+    ("existing", "replaceable"),
+    [
+        ([joined(0)], []),
+        ([machine(0, ready=False)], []),
+        ([joined(0), joined(1)], []),  # none of two is a quorum
+        ([joined(0), machine(1, ready=False)], [1]),  # it never joined
+        ([joined(0), joined(1), joined(2)], [0, 1, 2]),
+        ([joined(0), joined(1), machine(2, ready=False)], [2]),
+        ([joined(0), joined(1), joined(2, lost=True)], [0, 1]),
+    ],
+)
+def test_only_one_that_the_others_can_do_without_is_replaced_for_its_health(
+    existing: list[NestedMachine], replaceable: list[int]
+) -> None:
+    assert [found.spec.ordinal for found in select_replaceable(existing, fixed=False)] == replaceable
+    fixed = [found.spec.ordinal for found in select_replaceable(existing, fixed=True)]
+    assert fixed == [ordinal for ordinal in replaceable if ordinal]
