@@ -20,6 +20,8 @@ _HEADERS = (
     re.compile(r"^(?:\[ *\d+\.\d+\] )"),
 )
 _VARYING = re.compile(r"\b\d+(?:\.\d+)?(?:ms|s)\b|\b\d{1,2}m\d+(?:\.\d+)?s\b|0x[0-9a-f]+")
+# kubeadm's etcd client logs each attempt; kubeadm's own last word comes after them.
+_NOISE = re.compile(r'\{"level":"(?:debug|info|warn)"')
 _FAILING = re.compile(r"\[ERROR |\berror:|^error |^Error: |fatal|cannot |unable to |failed|panic:", re.IGNORECASE)
 
 
@@ -169,7 +171,9 @@ def describe_retry(report: Report) -> str:
 
 
 def _read_lines(report: Report) -> list[str]:
-    return [cleaned for line in report.tail.splitlines() if (cleaned := _clean(line))]
+    """The tail's lines; what etcd's client logs on the way only when there is nothing else."""
+    lines = [cleaned for line in report.tail.splitlines() if (cleaned := _clean(line))]
+    return [line for line in lines if not _NOISE.match(line)] or lines
 
 
 def _find_failing(lines: list[str]) -> str:

@@ -228,7 +228,7 @@ watch_components() {
     done
 }
 
-# Follows kubeadm's output: `[phase] text` is the stage.
+# Follows kubeadm's output: `[phase] text` is the stage; but for patches, which several phases apply on their way.
 follow() {
     while IFS= read -r line || [ -n "$line" ]; do
         printf '%s\n' "$line" >>"$ATTEMPT_LOG"
@@ -236,7 +236,7 @@ follow() {
         '['[a-z]*'] '*)
             phase=${line%%]*}
             phase=${phase#[}
-            case "$phase" in *[!a-z0-9-]*) ;; *) enter "kubeadm/$phase" ;; esac
+            case "$phase" in *[!a-z0-9-]* | patches) ;; *) enter "kubeadm/$phase" ;; esac
             ;;
         esac
     done

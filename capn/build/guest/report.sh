@@ -29,10 +29,12 @@ capn_redact() {
         -e 's/[A-Za-z0-9+\/=]{100,}/[redacted]/g'
 }
 
-# The end of a log as the inside of a JSON string: printable ASCII, at most 2900 bytes before escaping.
+# The end of a log as the inside of a JSON string: printable ASCII, at most 2900 bytes before escaping, and no half line
+# at its beginning.
 capn_tail() {
-    tail -c 20000 "$1" | tr '\t' ' ' | tr -cd '\n\040-\176' | capn_redact | tail -c 2900 |
-        sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' | awk '{ printf "%s\\n", $0 }'
+    capn_end=$(tail -c 20000 "$1" | tr '\t' ' ' | tr -cd '\n\040-\176' | capn_redact)
+    [ "${#capn_end}" -le 2900 ] || capn_end=$(printf '%s' "$capn_end" | tail -c 2900 | sed '1{$!d}')
+    [ -z "$capn_end" ] || printf '%s\n' "$capn_end" | sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' | awk '{ printf "%s\\n", $0 }'
 }
 
 # capn_report STATE STAGE [LOG]: makes it the last report (whole or not at all) and prints it at once.

@@ -98,3 +98,11 @@ def test_an_attempt_that_is_made_again_is_quoted_as_a_failure_is() -> None:
         "Bootstrap failed in stage kubeadm/etcd: error: error execution phase etcd-join: context deadline exceeded."
         " The guest tries again."
     )
+
+
+def test_what_etcds_client_logs_hides_no_error() -> None:
+    noise = '{"level":"warn","logger":"etcd-client","call":"MemberList","error":"rpc error: context deadline exceeded"}'
+    told = diagnose(fail(f"{noise}\n{noise}\nerror: error execution phase etcd-join: etcdserver: request timed out"))
+    assert told.reason == "Timeout"
+    assert "error: error execution phase etcd-join" in told.message
+    assert "MemberList" in diagnose(fail(noise)).message

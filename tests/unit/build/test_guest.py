@@ -237,6 +237,21 @@ def test_secrets_never_reach_the_console(guest: GuestSandbox) -> None:
     assert "kubeadm join --token [redacted] --certificate-key=[redacted]" in last.tail
 
 
+def test_what_is_told_of_a_long_log_begins_with_a_whole_line(guest: GuestSandbox) -> None:
+    guest.program("kubeadm", "seq -f 'line %05g of a long log' 1 500\nexit 1")
+    assert guest.run() == 1
+    lines = guest.reports()[-1].tail.splitlines()
+    assert lines[0].startswith("line 00")
+    assert lines[-1] == "line 00500 of a long log"
+    assert len(lines) == 2900 // len("line 00500 of a long log\n")
+
+
+def test_patches_are_no_stage(guest: GuestSandbox) -> None:
+    guest.program("kubeadm", "echo '[etcd] Creating'\necho '[patches] Applied patch'\necho 'error: no' >&2\nexit 1")
+    assert guest.run() == 1
+    assert guest.reports()[-1].stage == "kubeadm/etcd"
+
+
 def test_a_hostile_log_stays_within_one_line(guest: GuestSandbox) -> None:
     noise = b"".join(bytes([byte]) for byte in range(256)) * 40 + b'"\\' * 4000
     (guest.root / "noise").write_bytes(noise)
