@@ -356,3 +356,20 @@ async def test_the_only_one_is_never_replaced_for_its_node(scenario: Scenario) -
     await scenario.settle()
     assert await scenario.machine_ref("c1-cp-0") == before
     assert await rounds(scenario) == []
+
+
+async def test_nobody_joins_while_a_member_of_etcd_is_down(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    down: Any = scenario.world.machines[(await scenario.machine_ref("c1-cp-2")).uid]
+    etcd = await etcd_of(scenario)
+    runs, etcd.runs = etcd.runs, lambda machine: machine is not down and runs(machine)
+    await scenario.patch("c1", {"controlPlane": {"replicas": 5}})
+    said = await says(scenario, "EtcdUnhealthy")
+    assert said["message"].startswith("3 of 5 are there; no control plane is added now: 2 of 3 etcd voters are healthy")
+    await scenario.settle()
+    assert len(await control_planes(scenario)) == 3
+    etcd.runs = runs
+    scenario.advance(15)
+    await scenario.restart()
+    await has_settled(scenario, 5)

@@ -1,6 +1,6 @@
 """Phase ControlPlaneReady: the first control-plane machine, and once it has made a cluster, one change at a time.
 
-Must not: touch a hypervisor or etcd; that is the machine's own reconciler.
+Must not: touch a hypervisor or change etcd; that is the machine's own reconciler.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from capn.api.machine import NestedMachine
 from capn.api.machine_template import InfrastructureKind
 from capn.api.pools import HealthCheck
 from capn.build.control_plane_plan import LOST, ControlPlanePlan, compute_control_plane_plan, select_replaceable
+from capn.build.etcd_rules import why_not_add
 from capn.build.machines import build_machine
 from capn.build.remediation import CONTROL_PLANES, Verdict, compute_remediation
 from capn.build.said import Said
@@ -23,8 +24,12 @@ from capn.controllers.cluster.placement import PLACE_POLL_S, create_placed, find
 from capn.controllers.cluster.power import was_switched_off
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
+from capn.errors import CapnError
+from capn.kube.etcd import EtcdClient
 
 POLL_S = 5.0
+# Each look runs etcdctl in every member's machine.
+ETCD_POLL_S = 15.0
 
 
 async def reconcile_first_control_plane(scope: ClusterScope) -> Wait | None:
@@ -56,6 +61,8 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
         return None
     if _is_needed_for_dns(scope, plan.delete):
         return Wait("WaitingForDNS", f"{scope.dns_waits}; until then no control plane leaves", POLL_S, blocks=False)
+    if plan.create is not None and (why := await _find_etcd_obstacle(scope)) is not None:
+        return Wait("EtcdUnhealthy", f"{plan.because}; no control plane is added now: {why}", ETCD_POLL_S, blocks=False)
     if plan.create is not None:
         obstacle = await create_placed(scope, plan.create)
     if plan.delete is not None:
@@ -90,6 +97,19 @@ def _conclude(scope: ClusterScope, plan: ControlPlanePlan, verdict: Verdict) -> 
     if not said.reason and verdict.after_s is None:
         return None
     return Wait(said.reason or "WaitingForMachines", said.message, verdict.after_s, blocks=False)
+
+
+async def _find_etcd_obstacle(scope: ClusterScope) -> str | None:
+    """Why etcd can take no further member now; a machine that tried would fail, and load etcd the more."""
+    if scope.child is None:
+        return "the child's API was not asked"
+    etcd = EtcdClient(scope.child.client)
+    try:
+        members = await etcd.members()
+        health = await etcd.health(members)
+    except CapnError as error:
+        return str(error)
+    return why_not_add(members, {key for key, found in health.items() if found.is_healthy})
 
 
 def _has_fixed_endpoint(scope: ClusterScope) -> bool:
