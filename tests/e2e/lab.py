@@ -183,6 +183,7 @@ def running_lab(  # noqa: PLR0913 - what stories differ in
     namespace: str,
     versions: Sequence[str],
     settings: Mapping[str, Any] | None = None,
+    virtual_endpoint: bool = False,
 ) -> Iterator[Lab]:
     """A private hypervisor and a controller that watches one namespace; nothing of them is left at the end."""
     catalogue = ImageCatalogue(cache_dir() / "images" / "node")
@@ -192,6 +193,7 @@ def running_lab(  # noqa: PLR0913 - what stories differ in
     hypervisor.start()
     accel = run_async(lambda: choose_accel("auto", print))
     endpoint = hypervisor.endpoint(accel=accel, unsafe_disk_cache=True).model_dump(mode="json")
+    endpoint["virtual_endpoint"] = virtual_endpoint
     base = {"endpoints": {"libvirt": {"default": endpoint}}, "namespace": namespace, "log_format": "json"}
     controller = ControllerProcess(directory / "controller", account, {**base, **(settings or {})})
     kubectl("create", "namespace", namespace)

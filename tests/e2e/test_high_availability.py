@@ -25,8 +25,6 @@ from tests.harness.steady_client import SteadyClient
 VERSION = "v1.37.2"
 NAMESPACE = "ha"
 NAME = "trio"
-# A new connection by TLS each time, which costs an emulated control plane a tenth of a CPU when it is made each second.
-CALL_EVERY_S = 3.0
 
 pytestmark = build_marks("CAPN_E2E_FULL", "make e2e-full", boots=4)
 
@@ -44,7 +42,9 @@ def manifest(replicas: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def lab(account: Path, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     directory = tmp_path_factory.mktemp("ha")
-    with running_lab(directory, account, kubectl, namespace=NAMESPACE, versions=[VERSION]) as lab:
+    with running_lab(
+        directory, account, kubectl, namespace=NAMESPACE, versions=[VERSION], virtual_endpoint=True
+    ) as lab:
         yield lab
 
 
@@ -53,7 +53,7 @@ def api(lab: Lab) -> Iterator[SteadyClient]:
     """The cluster, Ready, and a client of its API."""
     lab.kubectl.apply(manifest(1))
     lab.wait_for("the cluster is Ready", lambda: is_settled(lab, 1), limit_s=2 * BOOT_LIMIT_S)
-    with call_api(lab.child(NAME), interval_s=CALL_EVERY_S) as client:
+    with call_api(lab.child(NAME)) as client:
         yield client
 
 
