@@ -130,7 +130,7 @@ e2e-recursive: image ## Tell the story of a cluster in a cluster in a cluster, w
 	@CAPN_E2E_RECURSIVE=1 $(AS_ROOT) $(PY) -m pytest -s tests/e2e/test_recursion.py $(PYTEST_ARGS)
 
 .PHONY: e2e-full
-e2e-full: image ## Scale, change, upgrade, heal, back up and restore real clusters, with clients that count errors (STORIES=life; all: an hour when emulated)
+e2e-full: image ## Scale, change, upgrade, heal, back up and restore real clusters, with clients that count errors (STORIES=life; all: an hour and a half when emulated)
 	@$(MAKE) image VERSION=$(FORMER_VERSION)
 	@CAPN_E2E_FULL=1 $(AS_ROOT) $(PY) -m pytest -s $(STORIES:%=tests/e2e/test_%.py) $(PYTEST_ARGS)
 

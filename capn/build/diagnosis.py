@@ -159,15 +159,13 @@ def diagnose(report: Report) -> Diagnosis:
     for rule in _RULES:
         for line in lines:
             if rule.pattern.search(line):
-                return Diagnosis(rule.reason, f"Bootstrap failed in stage {report.stage}{_quote(line)}. {rule.fix}")
-    said = _quote(_find_failing(lines))
-    return Diagnosis("BootstrapFailed", f"Bootstrap failed in stage {report.stage}{said}. {_DEFAULT_FIX}")
+                return Diagnosis(rule.reason, _build_message(report.stage, line, rule.fix))
+    return Diagnosis("BootstrapFailed", _build_message(report.stage, _find_failing(lines), _DEFAULT_FIX))
 
 
 def describe_retry(report: Report) -> str:
     """What ended an attempt that the guest makes again, for an event. Deterministic; at most about 500 characters."""
-    said = _quote(_find_failing(_read_lines(report)))
-    return f"Bootstrap failed in stage {report.stage}{said}. The guest tries again."
+    return _build_message(report.stage, _find_failing(_read_lines(report)), "The guest tries again.")
 
 
 def _read_lines(report: Report) -> list[str]:
@@ -187,5 +185,6 @@ def _clean(line: str) -> str:
     return _VARYING.sub("<time>", text)[:_MAX_LINE].strip()
 
 
-def _quote(line: str) -> str:
-    return f": {line.rstrip('.')}" if line else " without a message"
+def _build_message(stage: str, line: str, then: str) -> str:
+    said = f": {line.rstrip('.')}" if line else " without a message"
+    return f"Bootstrap failed in stage {stage}{said}. {then}"

@@ -11,17 +11,15 @@ from capn import names
 from capn.api.conditions import ClusterCondition
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import InfrastructureKind
-from capn.api.pools import HealthCheck
 from capn.build.control_plane_plan import LOST, ControlPlanePlan, compute_control_plane_plan, select_replaceable
 from capn.build.etcd_rules import why_not_add
 from capn.build.machines import build_machine
-from capn.build.remediation import CONTROL_PLANES, Verdict, compute_remediation
+from capn.build.remediation import CONTROL_PLANES, Verdict
 from capn.build.said import Said
 from capn.build.upgrade_stage import Stage, compute_plane_version
-from capn.controllers.cluster.healing import keep_verdict, replace, tell_gravest
+from capn.controllers.cluster.healing import examine, keep_verdict, replace, tell_gravest
 from capn.controllers.cluster.machines import delete_machines, restore_stamps
 from capn.controllers.cluster.placement import PLACE_POLL_S, create_placed, find_unknown
-from capn.controllers.cluster.power import was_switched_off
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 from capn.errors import CapnError
@@ -76,14 +74,7 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
 def _examine(scope: ClusterScope, replicas: int) -> Verdict:
     """Which of the control planes that can be replaced are ill, and what the health check says of it."""
     existing = select_replaceable(scope.control_planes(), fixed=_has_fixed_endpoint(scope))
-    verdict = compute_remediation(
-        # One that is only being started again after the cluster was off is not ill.
-        {CONTROL_PLANES: [machine for machine in existing if not was_switched_off(machine)]},
-        replicas,
-        scope.cluster.spec.health_check or HealthCheck(),
-        scope.cluster.status.remediations or (),
-        scope.deps.now(),
-    )
+    verdict = examine(scope, {CONTROL_PLANES: existing}, replicas)
     keep_verdict(scope, verdict, planes=True)
     return verdict
 

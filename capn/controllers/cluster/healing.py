@@ -1,20 +1,37 @@
-"""What the phases of control planes and of workers share to heal: a verdict is kept, carried out and told.
+"""What the phases of control planes and of workers share to heal: a verdict is asked for, kept, carried out and told.
 
-Inputs: a verdict of `capn.build.remediation`. Must not: choose who is replaced.
+Inputs: the scope and the machines of pools. Must not: choose who is replaced; `capn.build.remediation` does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from capn.api.conditions import ClusterCondition, find, find_condition
+from capn.api.machine import NestedMachine
+from capn.api.pools import HealthCheck
 from capn.api.resources import NESTED_CLUSTER, NODE
 from capn.build.owners import build_subject
-from capn.build.remediation import CONTROL_PLANES, Patient, Verdict
+from capn.build.remediation import CONTROL_PLANES, Patient, Verdict, compute_remediation
 from capn.build.said import Said
 from capn.controllers.cluster.machines import delete_machines
+from capn.controllers.cluster.power import was_switched_off
 from capn.controllers.cluster.scope import ClusterScope
 
 # Those that somebody should hear of who looks at no condition.
 _TOLD = frozenset({"RemediationExhausted", "RemediationBlocked", "RolloutStopped", "RolloutBlocked"})
+
+
+def examine(scope: ClusterScope, pools: Mapping[str, Sequence[NestedMachine]], wanted: int) -> Verdict:
+    """What the cluster's health check says of these machines now; `wanted` is how many there shall be in all."""
+    return compute_remediation(
+        # One that is only being started again after the cluster was off is not ill.
+        {name: [machine for machine in found if not was_switched_off(machine)] for name, found in pools.items()},
+        wanted,
+        scope.cluster.spec.health_check or HealthCheck(),
+        scope.cluster.status.remediations or (),
+        scope.deps.now(),
+    )
 
 
 def keep_verdict(scope: ClusterScope, verdict: Verdict, *, planes: bool) -> None:
@@ -37,17 +54,16 @@ async def replace(scope: ClusterScope, patient: Patient) -> None:
     message = f"{machine.metadata.name} is replaced: {patient.finding.message}"
     if machine.status.failure_message:
         message += f": {machine.status.failure_message}"
-    tell(scope, Said(reason="Remediated", message=message[:1024]))
+    _tell(scope, Said(reason="Remediated", message=message[:1024]))
 
 
 def tell_gravest(scope: ClusterScope, condition: ClusterCondition, said: Said) -> None:
     """An event when a condition begins to say what a person has to hear of."""
     before = find(scope.cluster.status.conditions, condition)
     if said.reason in _TOLD and (before is None or before.reason != said.reason):
-        tell(scope, said)
+        _tell(scope, said)
 
 
-def tell(scope: ClusterScope, said: Said) -> None:
-    """A warning event of the cluster."""
+def _tell(scope: ClusterScope, said: Said) -> None:
     obj = build_subject(NESTED_CLUSTER, scope.cluster.metadata)
     scope.deps.recorder.event(obj, "Warning", said.reason, said.message)

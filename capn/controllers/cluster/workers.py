@@ -15,17 +15,15 @@ from capn.api.checks import node_capacity
 from capn.api.cluster import WorkerPool
 from capn.api.conditions import ClusterCondition
 from capn.api.machine import NestedMachine
-from capn.api.pools import HealthCheck
 from capn.build.machines import build_machine
 from capn.build.pool_plan import PoolPlan, PoolRequest, compute_pool_plan
 from capn.build.pool_size import compute_pool_size
-from capn.build.remediation import Verdict, compute_remediation
+from capn.build.remediation import Verdict
 from capn.build.said import Said
 from capn.build.version_skew import compute_worker_version
-from capn.controllers.cluster.healing import keep_verdict, replace, tell_gravest
+from capn.controllers.cluster.healing import examine, keep_verdict, replace, tell_gravest
 from capn.controllers.cluster.machines import delete_machines, list_live_machines, restore_stamps, update_labels
 from capn.controllers.cluster.placement import PLACE_POLL_S, create_placed, find_unknown
-from capn.controllers.cluster.power import was_switched_off
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 
@@ -103,14 +101,7 @@ def _compute_step(scope: ClusterScope) -> _Step:
     for machine in workers:
         by_pool.get(machine.spec.pool or "", surplus).append(machine)
     wanted = {pool.name: compute_pool_size(scope.cluster, pool) for pool in spec.workers}
-    verdict = compute_remediation(
-        # One that is only being started again after the cluster was off is not ill.
-        {name: [machine for machine in found if not was_switched_off(machine)] for name, found in by_pool.items()},
-        sum(wanted.values()),
-        spec.health_check or HealthCheck(),
-        scope.cluster.status.remediations or (),
-        scope.deps.now(),
-    )
+    verdict = examine(scope, by_pool, sum(wanted.values()))
     capacity = node_capacity(spec.network.pod_cidr)
     dying = frozenset(patient.machine.metadata.name for patient in verdict.delete)
     version = compute_worker_version(scope.control_planes(), spec.version)
