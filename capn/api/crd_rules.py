@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from capn import names
 from capn.api import checks, cron
+from capn.api.claim_rules import CLAIM_RULES
 from capn.api.rule import Rule
 
 
@@ -267,24 +268,13 @@ WORKER_POOL_RULES = (
     ),
 )
 CLUSTER_SPEC_RULES = (
+    *CLAIM_RULES,
     Rule(
         "!has(oldSelf.nesting) || !oldSelf.nesting.enabled || (has(self.nesting) && self.nesting.enabled)",
         "nesting cannot be switched off again: its clusters would lose their machines; delete the cluster instead",
         forbidden=True,
         field=".nesting",
         allows=lambda old, new: new.nests or not old.nests,
-    ),
-    Rule(
-        "!has(self.claim) || !has(self.nesting) || !self.nesting.enabled",
-        "a claim has no nesting of its own: the cluster that it is made for has it, in the child",
-        holds=lambda spec: spec.claim is None or not spec.nests,
-        field=".nesting",
-    ),
-    Rule(
-        "!has(self.claim) || !has(self.powerState) || self.powerState == 'On'",
-        "a claim is switched off from the cluster that it is made for, in the child",
-        holds=lambda spec: spec.claim is None or spec.power_state == "On",
-        field=".powerState",
     ),
     Rule(
         _kept("claim"),
@@ -298,12 +288,6 @@ CLUSTER_SPEC_RULES = (
         forbidden=True,
         field=".restoreFrom",
         allows=lambda old, new: old.restore_from == new.restore_from,
-    ),
-    Rule(
-        "!has(self.claim) || !has(self.restoreFrom)",
-        "a claim is restored by the child that it is made for",
-        holds=lambda spec: spec.claim is None or spec.restore_from is None,
-        field=".restoreFrom",
     ),
     Rule(
         f"{_OWN} || self.machine.cpus >= {CONTROL_PLANE_CPUS}",

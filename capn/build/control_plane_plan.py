@@ -17,11 +17,10 @@ from capn.api.conditions import MachineCondition, is_true
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import Machine
 from capn.build.failure_domains import is_outside
+from capn.build.fixed_endpoint import has_to_stay
+from capn.build.health import GONE
 from capn.build.upgrade_rules import has_joined
 from capn.build.version_skew import parse_version
-
-# Of a VM that does not exist any more: its machine will never be Ready again.
-LOST = frozenset({"MachineLost", "MachineVanished"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +33,25 @@ class ControlPlanePlan:
     because: str = ""
 
 
+# Operations of a cluster that is well, or nothing to be done; the others heal, and wait for nobody who is ill.
+_CALM = frozenset({"ScalingUp", "RollingOut", "ScalingDown", ""})
+
+
 def compute_control_plane_plan(
     wanted: Sequence[Mapping[str, Any]],
     existing: Sequence[NestedMachine],
     *,
-    replicas: int,
     allowed: Collection[str] = (),
     dying: Collection[str] = (),
+    fixed: bool = False,
 ) -> ControlPlanePlan:
     """The next operation for control planes that were initialized.
 
-    `wanted`: manifests by ordinal, one more than there are replicas, since a change goes by one more. `allowed`: the
-    failure domains that the spec names; none: all of them. `dying`: names of those that the health check gives up, of
-    `select_replaceable`.
+    `wanted`: manifests by ordinal, one more than there shall be replicas, since a change goes by one more.
+    `allowed`: the failure domains that the spec names; none: all of them. `dying`: names of those that the health
+    check gives up, of `select_replaceable`. `fixed`: the first one has the endpoint, and stays whatever is asked for.
     """
+    movable = [machine for machine in existing if not has_to_stay(machine, fixed=fixed)]
     going = [machine for machine in existing if machine.metadata.deleting]
     if going:
         return ControlPlanePlan(reason="RemovingControlPlane", because=f"{_list(going)} is being removed")
@@ -56,7 +60,7 @@ def compute_control_plane_plan(
         name, version = ahead[0].metadata.name, ahead[0].spec.version
         because = f"{name} has not joined, and its {version} is not wanted any more"
         return ControlPlanePlan(delete=ahead[0], reason="RemovingControlPlane", because=because)
-    lost = [machine for machine in existing if machine.status.failure_reason in LOST]
+    lost = [machine for machine in movable if machine.status.failure_reason in GONE]
     if lost and len(existing) > len(lost) and _are_ready(existing, but=lost) and _keep_quorum(existing, lost):
         return ControlPlanePlan(
             delete=lost[0], reason="ReplacingControlPlane", because=f"{lost[0].metadata.name} has lost its VM"
@@ -69,8 +73,15 @@ def compute_control_plane_plan(
     unready = [machine for machine in existing if not _is_ready(machine)]
     if unready:
         return ControlPlanePlan(reason="WaitingForMachines", because=f"{_list(unready)} is not Ready")
-    outdated = [machine for machine in existing if is_outdated(machine, wanted[0]) or is_outside(machine, allowed)]
-    return _change_count(wanted, existing, replicas=replicas, outdated=outdated)
+    outdated = select_outdated(movable, wanted[0], allowed)
+    return _change_count(wanted, existing, outdated=outdated, movable=movable)
+
+
+def select_outdated(
+    machines: Sequence[NestedMachine], manifest: Mapping[str, Any], allowed: Collection[str] = ()
+) -> list[NestedMachine]:
+    """Those that a machine would be made for that is as the spec asks for now."""
+    return [machine for machine in machines if is_outdated(machine, manifest) or is_outside(machine, allowed)]
 
 
 def select_replaceable(existing: Sequence[NestedMachine], *, fixed: bool) -> list[NestedMachine]:
@@ -84,20 +95,34 @@ def select_replaceable(existing: Sequence[NestedMachine], *, fixed: bool) -> lis
     return [
         machine
         for machine in existing
-        if machine.status.failure_reason not in LOST
-        and not (fixed and machine.spec.ordinal == 0)
+        if machine.status.failure_reason not in GONE
+        and not has_to_stay(machine, fixed=fixed)
         and (spare if has_joined(machine) else bool(joined))
     ]
+
+
+def select_needed(
+    plan: ControlPlanePlan, existing: Sequence[NestedMachine], manifest: Mapping[str, Any]
+) -> list[NestedMachine]:
+    """Those whose programs have to be ready before `plan` is carried out, or, when it is empty, before all is well.
+
+    Not the one that leaves. Not one that is replaced for a change either: the change may be what mends it. Not the only
+    one of a cluster where nothing is to be done: its API answers.
+    """
+    if plan.reason not in _CALM or (not plan.reason and len(existing) == 1):
+        return []
+    return [machine for machine in existing if machine is not plan.delete and not is_outdated(machine, manifest)]
 
 
 def _change_count(
     wanted: Sequence[Mapping[str, Any]],
     existing: Sequence[NestedMachine],
     *,
-    replicas: int,
     outdated: Sequence[NestedMachine],
+    movable: Sequence[NestedMachine],
 ) -> ControlPlanePlan:
     """What to do when all that exist are Ready."""
+    replicas = len(wanted) - 1
     if len(existing) < replicas:
         because = f"{len(existing)} of {replicas} are there"
         return ControlPlanePlan(create=_fill(wanted, existing), reason="ScalingUp", because=because)
@@ -105,7 +130,7 @@ def _change_count(
         because = _describe_progress(existing, outdated, wanted[0])
         return ControlPlanePlan(create=_fill(wanted, existing), reason="RollingOut", because=because)
     if len(existing) > replicas:
-        leaving = choose_leaving(existing, outdated)
+        leaving = choose_leaving(movable, outdated)
         return ControlPlanePlan(
             delete=leaving, reason="ScalingDown", because=f"{leaving.metadata.name} is one more than are wanted"
         )

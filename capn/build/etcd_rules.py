@@ -42,21 +42,6 @@ def why_not_add(members: Sequence[Member], healthy: Collection[int]) -> str | No
     return None
 
 
-def why_not_promote(members: Sequence[Member], healthy: Collection[int], target: int) -> str | None:
-    """Why the learner `target` may not be given a vote now, or None when it may (etcd checks that it has caught up)."""
-    learner = _find(members, target)
-    if learner is None:
-        return "it is no etcd member"
-    if not learner.is_learner:
-        return f"etcd member {_name(learner)} has a vote already"
-    if target not in healthy:
-        return f"etcd member {_name(learner)} does not answer"
-    voters = _voters(members)
-    if not _enough(voters, healthy) or not _enough([*voters, learner], healthy):
-        return _lost(voters, healthy)
-    return None
-
-
 def why_not_remove(members: Sequence[Member], healthy: Collection[int], target: int) -> str | None:
     """Why the member `target` may not be removed now, or None when it may (also when it is no member any more)."""
     member = _find(members, target)
@@ -66,6 +51,11 @@ def why_not_remove(members: Sequence[Member], healthy: Collection[int], target: 
     if not _enough(voters, healthy):
         return _lost(voters, healthy)
     return None if member.is_learner else _why_keep(member, members, healthy)
+
+
+def list_ill(members: Sequence[Member], healthy: Collection[int]) -> list[str]:
+    """Names of the members that have no vote yet or are not well."""
+    return sorted(_name(member) for member in members if member.is_learner or member.id not in healthy)
 
 
 def _why_keep(member: Member, members: Sequence[Member], healthy: Collection[int]) -> str | None:

@@ -15,7 +15,7 @@ from capn.api.machine import NestedMachine
 from capn.api.meta import Condition
 from capn.api.pools import HealthCheck
 
-# The VM is gone, and the machine with it: nothing to wait for.
+# Of a VM that does not exist any more: its machine will never be Ready again.
 GONE = frozenset({"MachineLost", "MachineVanished"})
 
 

@@ -18,13 +18,13 @@ from capn.api import checks
 from capn.api.cluster import NestedCluster
 from capn.api.machine import NestedMachine
 from capn.api.restore import RestoreStatus
-from capn.build.control_plane_plan import LOST
+from capn.build.health import GONE
 from capn.build.snapshots import FORMAT, build_mark
 from capn.build.version_skew import parse_version
 from capn.errors import InvalidSpecError, TerminalError
 
 # The only one's VM is gone, or there is a machine in its place that would begin an empty cluster.
-GONE = LOST | {"ControlPlaneLost"}
+_LOST = GONE | {"ControlPlaneLost"}
 METADATA_BYTES = 64 << 10
 _NAME = re.compile(checks.SNAPSHOT)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -65,7 +65,7 @@ def is_of(machine: NestedMachine, restore: RestoreStatus) -> bool:
 
 def find_loss(control_planes: Sequence[NestedMachine]) -> Loss | None:
     """Whether so many VMs are gone that etcd has no quorum any more; None while there is one, or nothing is known."""
-    lost = tuple(machine for machine in control_planes if machine.status.failure_reason in GONE)
+    lost = tuple(machine for machine in control_planes if machine.status.failure_reason in _LOST)
     if not lost or 2 * (len(control_planes) - len(lost)) > len(control_planes):
         return None
     if len(control_planes) == 1:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from capn.api.cluster import NestedCluster
 from capn.api.conditions import MachineCondition, is_true
 from capn.api.machine import NestedMachine
-from capn.api.machine_template import InfrastructureKind
 from capn.build.companions import find_companions, list_minors
+from capn.build.fixed_endpoint import REASON, is_known_fixed
 from capn.build.version_skew import find_skew, parse_version
 
 FIELD = "spec.version"
@@ -96,13 +96,10 @@ def _find_unknown(wanted: str) -> Refusal | None:
 
 
 def _find_fixed_endpoint(cluster: NestedCluster, oldest: str) -> Refusal | None:
-    endpoint = cluster.status.endpoint
-    if cluster.spec.infrastructure.kind not in {InfrastructureKind.LIBVIRT, InfrastructureKind.PARENT}:
-        return None
-    if endpoint is None or endpoint.virtual is True:
+    if not is_known_fixed(cluster):
         return None
     return Refusal(
-        "EndpointFixed",
+        REASON,
         "this cluster's endpoint is the address of its first control plane's network card, so that machine cannot be"
         f" replaced and the cluster cannot be upgraded: set it back to {oldest}, or make a new cluster",
     )

@@ -44,12 +44,6 @@ class NoQuorumError(TransientError):
     default_reason = "EtcdNoQuorum"
 
 
-class LearnerBehindError(TransientError):
-    """The learner has not caught up with the leader yet: ask again later."""
-
-    default_reason = "EtcdLearnerBehind"
-
-
 class MembershipRefusedError(TransientError):
     """etcd itself holds a change of membership back, such as just after a member came or went."""
 
@@ -66,10 +60,6 @@ class EtcdClient:
         """The members as a quorum knows them. NoQuorumError when there is none."""
         return parse_members((await self._ask("member", "list", "-w", "json")).stdout)
 
-    async def last_known_members(self) -> tuple[Member, ...]:
-        """The members as one that lives remembers them, also without a quorum."""
-        return parse_members((await self._ask("member", "list", "--consistency=s", "-w", "json")).stdout)
-
     async def health(self, members: Sequence[Member]) -> dict[int, MemberHealth]:
         """By ID, those members that answer; who is missing does not. Each dead one costs a few seconds."""
         endpoints = list_endpoints(members)
@@ -83,18 +73,6 @@ class EtcdClient:
     async def move_leader(self, members: Sequence[Member], to: Member) -> None:
         """Make `to` the leader; it must have a vote. Nothing happens when it leads already."""
         await self._ask("move-leader", to.hex_id, endpoints=list_endpoints(members))
-
-    async def promote_member(self, member: Member) -> None:
-        """Give a learner its vote; fine when it has one. LearnerBehindError until it has caught up."""
-        try:
-            await self._ask("member", "promote", member.hex_id, "-w", "json")
-        except CommandFailedError as error:
-            said = error.stderr
-            if b"not a learner" in said or b"can only promote a learner member\n" in said + b"\n":
-                return
-            if b"in sync with leader" in said:
-                raise LearnerBehindError(f"etcd member {member.name} has not caught up with its leader yet") from error
-            raise
 
     async def remove_member(self, member_id: int) -> None:
         """Remove a member for good; gone already is fine. `etcd_rules.why_not_remove` is asked before."""

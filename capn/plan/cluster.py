@@ -16,6 +16,7 @@ from capn import names
 from capn.api.cluster import NestedCluster, PowerState
 from capn.api.machine import NestedMachine
 from capn.api.transitions import find_refused
+from capn.build.fixed_endpoint import describe_staying
 from capn.controllers.cluster.infrastructure import refuse_unsupported_changes
 from capn.errors import CapnError, InvalidSpecError
 from capn.plan.machines import compute_needs_after, compute_needs_now, decide
@@ -65,7 +66,8 @@ def compute_plan(request: PlanRequest) -> ClusterPlan:
         return ClusterPlan(namespace, name, Verdict.REFUSED, refusals=_distinct(refusals), now=now, after=now)
     if live is not None:
         broken = [Refusal(one.field, one.message, Judge.RULE) for one in find_refused(live.spec, wanted.spec)]
-        refusals = [*broken, *refusals, *_ask_controller(_Planned(_as_running(wanted, live), machines))]
+        wanted = _as_running(wanted, live)
+        refusals = [*broken, *refusals, *_ask_controller(_Planned(wanted, machines))]
     if refusals:
         return ClusterPlan(namespace, name, Verdict.REFUSED, refusals=_distinct(refusals), now=now, after=now)
     fields = compare_specs({} if live is None else live.spec.to_json(), wanted.spec.to_json())
@@ -80,7 +82,7 @@ def compute_plan(request: PlanRequest) -> ClusterPlan:
         now=now,
         after=compute_needs_after(wanted, machines),
         budget=tuple(compute_budget(wanted, around)),
-        notes=(*_find_delays(live, wanted, changes), *find_overlaps(wanted, around)),
+        notes=(*_find_delays(live, wanted, changes), *_find_staying(changes), *find_overlaps(wanted, around)),
     )
 
 
@@ -133,6 +135,15 @@ def _find_delays(live: NestedCluster | None, wanted: NestedCluster, changes: Seq
     if wanted.spec.power_state is PowerState.OFF:
         return ['spec.powerState is "Off": machines are made, replaced and removed when it is "On" again']
     return []
+
+
+def _find_staying(changes: Sequence[MachineChange]) -> list[str]:
+    """Which machines a change passes by."""
+    return [
+        f"{describe_staying(change.name)} ({', '.join(map(str, change.why))})"
+        for change in changes
+        if change.action is Action.KEEP and change.why
+    ]
 
 
 def _as_running(wanted: NestedCluster, live: NestedCluster) -> NestedCluster:

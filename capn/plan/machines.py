@@ -7,11 +7,14 @@ builders; everything else here compares and counts. Must not: choose a machine b
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from capn import names
 from capn.api.cluster import NestedCluster, PowerState
 from capn.api.machine import NestedMachine, NestedMachineSpec
 from capn.api.machine_template import Machine, quantity_mib
 from capn.build.failure_domains import find_allowed, is_outside
+from capn.build.fixed_endpoint import has_to_stay, is_known_fixed
 from capn.build.machines import desired_machines
 from capn.plan.model import Action, FieldChange, MachineChange, Needs
 
@@ -29,7 +32,10 @@ def list_wanted(cluster: NestedCluster) -> dict[str, NestedMachineSpec]:
 
 
 def decide(cluster: NestedCluster, machines: Sequence[NestedMachine]) -> list[MachineChange]:
-    """One entry a machine that is there or will be, by the name that the controllers give it; none of a claim."""
+    """One entry a machine that is there or will be, by the name that the controllers give it; none of a claim.
+
+    One that is kept and has a `why` should be another one, and has to stay as it is. `cluster` has the status.
+    """
     if cluster.spec.claim is not None:
         return [MachineChange(machine.metadata.name, Action.KEEP) for machine in machines]
     existing = {machine.metadata.name: machine for machine in machines if not machine.metadata.deleting}
@@ -38,8 +44,16 @@ def decide(cluster: NestedCluster, machines: Sequence[NestedMachine]) -> list[Ma
     for name, wanted in list_wanted(cluster).items():
         live = existing.pop(name, None)
         _field, allowed = find_allowed(cluster, pools.get(wanted.pool or ""))
-        found.append(MachineChange(name, Action.ADD) if live is None else compare(live, wanted, allowed))
+        found.append(MachineChange(name, Action.ADD) if live is None else _decide_one(cluster, live, wanted, allowed))
     return found + [MachineChange(name, Action.REMOVE) for name in sorted(existing)]
+
+
+def _decide_one(
+    cluster: NestedCluster, live: NestedMachine, wanted: NestedMachineSpec, allowed: Sequence[str]
+) -> MachineChange:
+    change = compare(live, wanted, allowed)
+    stays = live.spec.role == names.ROLE_CONTROL_PLANE and has_to_stay(live, fixed=is_known_fixed(cluster))
+    return replace(change, action=Action.KEEP) if stays and change.action is Action.REPLACE else change
 
 
 def compare(live: NestedMachine, wanted: NestedMachineSpec, allowed: Sequence[str] = ()) -> MachineChange:
@@ -83,7 +97,14 @@ def compute_needs_after(cluster: NestedCluster, machines: Sequence[NestedMachine
     if cluster.spec.claim is not None:
         return compute_needs_now(machines)
     runs = cluster.spec.power_state is PowerState.ON
-    return sum((_measure(spec.machine, runs=runs) for spec in list_wanted(cluster).values()), Needs())
+    fixed = is_known_fixed(cluster)
+    kept = {
+        machine.metadata.name: machine.spec.machine
+        for machine in machines
+        if machine.spec.role == names.ROLE_CONTROL_PLANE and has_to_stay(machine, fixed=fixed)
+    }
+    sizes = {name: spec.machine for name, spec in list_wanted(cluster).items()} | kept
+    return sum((_measure(size, runs=runs) for size in sizes.values()), Needs())
 
 
 def _measure(size: Machine, *, runs: bool) -> Needs:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 from typing import Any
 
 from capn import names
-from capn.api.resources import CONFIG_MAP, NODE, POD, SECRET
+from capn.api.resources import CONFIG_MAP, NODE, SECRET
 from capn.build.report import ReportState
 from capn.build.tokens import TOKEN_VALID, build_token_secret, token_secret_name
 from capn.errors import CapnError, ConflictError
@@ -22,12 +22,12 @@ from capn.kube.client import KubeClient
 from capn.providers.memory_guest import (
     GuestFailedError,
     GuestPlan,
-    build_etcd_pod,
     build_node_status,
     read_recorded_version,
     read_user_data,
 )
 from capn.providers.memory_restore import act_as_kubelets, restore_etcd
+from capn.providers.memory_static_pods import show_static_pods
 from capn.providers.memory_world import MemoryWorld, SimulatedCluster, SimulatedMachine
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -52,7 +52,7 @@ async def boot(world: MemoryWorld, machine: SimulatedMachine, *, boot_s: float, 
         if plan.joins:
             await _join(world, cluster, machine, plan, plan.token, sleep)
         else:
-            await _init(cluster, machine, plan, world.now())
+            await _init(world, cluster, machine, plan)
         machine.say("done", ReportState.SUCCEEDED)
     except GuestFailedError as error:
         machine.say(error.stage, ReportState.FAILED, str(error))
@@ -73,7 +73,7 @@ def _read(machine: SimulatedMachine) -> GuestPlan:
         raise GuestFailedError("cloud-init", f"error: user-data cannot be used: {error}") from error
 
 
-async def _init(cluster: SimulatedCluster, machine: SimulatedMachine, plan: GuestPlan, now: datetime) -> None:
+async def _init(world: MemoryWorld, cluster: SimulatedCluster, machine: SimulatedMachine, plan: GuestPlan) -> None:
     if not plan.restores and not any(member.machine is machine for member in cluster.etcd.members):
         cluster.api.store.replace_state({}, bump=0)  # a new machine's disk is empty, whatever there was before
     kubeadm = cluster.api.as_manager("kubeadm")
@@ -85,10 +85,10 @@ async def _init(cluster: SimulatedCluster, machine: SimulatedMachine, plan: Gues
         "data": {"ClusterConfiguration": f"kubernetesVersion: {plan.version or machine.request.version}\n"},
     }
     await _create(kubeadm, CONFIG_MAP, config)
-    expires = now + TOKEN_VALID
+    expires = world.now() + TOKEN_VALID
     token = build_token_secret(plan.token, expires=expires, description="", machine_uid=machine.ref.uid)
     await _create(kubeadm, SECRET, token)
-    await _register(kubeadm, machine, plan)
+    await _register(kubeadm, machine, plan, world.unready_pods)
     cluster.etcd.start_new(machine, plan.node_name)
     await cluster.publish_servers()
     cluster.initialized = True
@@ -108,7 +108,7 @@ async def _join(  # noqa: PLR0913, PLR0917 - one call site; the parts are unrela
             if secret is not None and _alive(secret, token, world.now()):
                 await _check_version(cluster, machine)
                 if machine.ref.name not in world.silent_nodes:
-                    await _register(cluster.api.as_manager("kubelet"), machine, plan)
+                    await _register(cluster.api.as_manager("kubelet"), machine, plan, world.unready_pods)
                 if machine.request.role == names.ROLE_CONTROL_PLANE:
                     await _join_etcd(cluster, machine, plan, sleep)
                 return
@@ -158,14 +158,12 @@ async def _join_etcd(cluster: SimulatedCluster, machine: SimulatedMachine, plan:
     raise GuestFailedError("kubeadm/etcd", "error: etcdserver: can only promote a learner member which is in sync")
 
 
-async def _register(client: KubeClient, machine: SimulatedMachine, plan: GuestPlan) -> None:
-    """What the kubelet registers: the node and, on a control plane, etcd's mirror pod, which goes with it."""
-    try:
-        node = await client.create(NODE, build_node(machine, plan))
-    except ConflictError:  # a guest that boots again finds what it made before
-        return
-    if machine.request.role == names.ROLE_CONTROL_PLANE:
-        await _create(client, POD, build_etcd_pod(plan.node_name, node["metadata"]["uid"]))
+async def _register(client: KubeClient, machine: SimulatedMachine, plan: GuestPlan, unready: Collection[str]) -> None:
+    """What the kubelet registers: the node and, on a control plane, its static pods, which go with it."""
+    await _create(client, NODE, build_node(machine, plan))
+    node = await client.get(NODE, plan.node_name)
+    if node is not None and machine.request.role == names.ROLE_CONTROL_PLANE:
+        await show_static_pods(client, node, unready=unready)
 
 
 def _alive(secret: dict[str, Any], token: str, now: datetime) -> bool:

@@ -145,21 +145,18 @@ class SimulatedEtcd:
             case ("snapshot", "save", _):
                 self.snapshots[f"etcd-{member.name}"] = self._snapshot()
                 return ExecResult(b"Snapshot saved\n", b"", 0)
-            case ("move-leader" | "member", *rest):
-                return self._change([word for word in rest if word in {"promote", "remove"}], rest[-1])
+            case ("move-leader", hex_id):
+                return self._change(hex_id, removes=False)
+            case ("member", "remove", hex_id):
+                return self._change(hex_id, removes=True)
         return _fail(f"unknown command {words}")
 
-    def _change(self, verb: Sequence[str], hex_id: str) -> ExecResult:
+    def _change(self, hex_id: str, *, removes: bool) -> ExecResult:
         target = next((member for member in self.members if f"{member.id:x}" == hex_id), None)
         if target is None:
             return _fail("etcdserver: member not found")
-        if not verb:
+        if not removes:
             self._wanted_leader = target
-        elif verb == ["promote"]:
-            if not target.is_learner:
-                return _fail("etcdserver: can only promote a learner member")
-            if not self.promote(target):
-                return _fail("etcdserver: can only promote a learner member which is in sync with leader")
         else:
             rest = [member for member in self.members if member is not target]
             if not target.is_learner and not self._enough([member for member in rest if not member.is_learner]):

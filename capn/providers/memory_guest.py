@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from capn.errors import InvalidSpecError
-from capn.kube.etcd import ETCD_CONTAINER, ETCD_NAMESPACE
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _KUBEADM_GROUP = "kubeadm.k8s.io/"
@@ -94,21 +93,6 @@ def _extra_args(registration: dict[str, Any]) -> dict[str, str]:
     if isinstance(args, dict):
         return args
     return {arg["name"]: arg["value"] for arg in args}
-
-
-def build_etcd_pod(node_name: str, node_uid: str) -> dict[str, Any]:
-    """Build the mirror pod of the node's etcd."""
-    owner = {"apiVersion": "v1", "kind": "Node", "name": node_name, "uid": node_uid, "controller": True}
-    return {
-        "metadata": {
-            "name": f"etcd-{node_name}",
-            "namespace": ETCD_NAMESPACE,
-            "labels": {"component": "etcd", "tier": "control-plane"},
-            "annotations": {"kubernetes.io/config.mirror": node_uid},  # a drain leaves it where it is
-            "ownerReferences": [owner],
-        },
-        "spec": {"nodeName": node_name, "containers": [{"name": ETCD_CONTAINER}]},
-    }
 
 
 def build_node_status(address: str, version: str) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from typing import Any
 
 from capn import names
 from capn.api.conditions import find_condition
-from capn.api.resources import NODE, POD
+from capn.api.resources import NODE
 from capn.errors import CapnError
 from capn.kube.client import KubeClient
-from capn.kube.etcd import ETCD_NAMESPACE
 from capn.providers.base import MachineState
 from capn.providers.memory_etcd import read_snapshot
-from capn.providers.memory_guest import GuestFailedError, build_etcd_pod, build_node_status
+from capn.providers.memory_guest import GuestFailedError, build_node_status
+from capn.providers.memory_static_pods import show_static_pods
 from capn.providers.memory_world import MemoryWorld, SimulatedCluster, SimulatedMachine
 
 # As the guest's etcdutl: so far above what anybody has seen that no watch can go on.
@@ -46,7 +46,7 @@ async def restore_etcd(world: MemoryWorld, cluster: SimulatedCluster, machine: S
 
 
 async def act_as_kubelets(world: MemoryWorld, cluster: SimulatedCluster) -> None:
-    """Do what kubelets do whose node was made anew: say how it is, and make etcd's mirror pod again."""
+    """Do what kubelets do whose node was made anew: say how it is, and show its static pods again."""
     kubelet = cluster.api.as_manager("kubelet")
     while True:
         found = await kubelet.list(NODE)
@@ -67,6 +67,5 @@ async def _report(kubelet: KubeClient, machine: SimulatedMachine, node: dict[str
         if find_condition(node, "Ready") is None:
             status = build_node_status(machine.address, machine.request.version)
             await kubelet.apply(NODE, {"metadata": {"name": name}, "status": status}, subresource="status")
-        is_control_plane = machine.request.role == names.ROLE_CONTROL_PLANE
-        if is_control_plane and await kubelet.get(POD, f"etcd-{name}", ETCD_NAMESPACE) is None:
-            await kubelet.create(POD, build_etcd_pod(name, node["metadata"]["uid"]))
+        if machine.request.role == names.ROLE_CONTROL_PLANE:
+            await show_static_pods(kubelet, node)

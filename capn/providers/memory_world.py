@@ -168,6 +168,7 @@ class MemoryWorld:
         # Names of machines whose guest does not shut down when it is asked to.
         self.deaf: set[str] = set()
         self.silent_nodes: set[str] = set()
+        self.unready_pods: set[str] = set()  # static pods that start and do not answer their probe
         # What the snapshots that were ever taken stand for.
         self.states: dict[str, State] = {}
         # Names of hosts that do not answer; what runs there is out of everybody's reach too.

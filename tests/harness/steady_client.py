@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Self
 
 INTERVAL_S = 1.0
-# An emulated machine is at times silent for seconds without being gone.
-TIMEOUT_S = 15.0
+# An emulated machine is at times silent for seconds without being gone: a slow answer is silence, not an error.
+# (kubectl waits for as long as it takes, and the API server gives a request a minute.)
+TIMEOUT_S = 30.0
 
 
 @dataclass

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from capn.build.etcd_members import Member
-from capn.build.etcd_rules import has_quorum, why_not_add, why_not_promote, why_not_remove
+from capn.build.etcd_rules import has_quorum, why_not_add, why_not_remove
 from capn.build.snapshots import SnapshotDigest
 from capn.errors import UnreachableError
-from capn.kube.etcd import EtcdClient, LearnerBehindError, MembershipRefusedError, NoQuorumError
+from capn.kube.etcd import EtcdClient, MembershipRefusedError, NoQuorumError
 from tests.harness.real_etcd import RealEtcd, RealMember, restore, running_etcd
 
 pytestmark = pytest.mark.timeout(240)
@@ -57,7 +57,7 @@ async def test_members_leader_and_a_dead_one(etcd: RealEtcd) -> None:
     assert [member.name for member in await client.members()] == ["cp-1", "cp-2"]
 
 
-async def test_without_quorum_it_says_so_and_still_tells_what_it_knows(etcd: RealEtcd) -> None:
+async def test_without_quorum_it_says_so_and_still_gives_a_snapshot(etcd: RealEtcd) -> None:
     client = EtcdClient(etcd.api)
     members = await client.members()
     await etcd.kill("cp-1")
@@ -66,7 +66,6 @@ async def test_without_quorum_it_says_so_and_still_tells_what_it_knows(etcd: Rea
         await client.members()
     with pytest.raises(NoQuorumError):
         await client.remove_member(members[1].id)
-    assert await client.last_known_members() == members
     async with asyncio.timeout(60):
         while (await client.health(members))[members[0].id].is_healthy:
             await asyncio.sleep(0.2)
@@ -77,7 +76,7 @@ async def test_without_quorum_it_says_so_and_still_tells_what_it_knows(etcd: Rea
         await client.members()
 
 
-async def test_a_learner_is_promoted_once_it_has_caught_up(etcd: RealEtcd) -> None:
+async def test_nobody_is_added_beside_a_learner(etcd: RealEtcd) -> None:
     client = EtcdClient(etcd.api)
     joining = etcd.members["cp-3"] = RealMember("cp-3")
     add = ("member", "add", "cp-3", f"--peer-urls={joining.peer_url}", "--learner")
@@ -89,19 +88,11 @@ async def test_a_learner_is_promoted_once_it_has_caught_up(etcd: RealEtcd) -> No
     assert (learner.name, learner.client_urls) == ("", ())
     alive = await healthy(client, members)
     assert learner.id not in alive
-    assert "does not answer" in (why_not_promote(members, alive, learner.id) or "")
     assert "learner" in (why_not_add(members, alive) or "")
-    with pytest.raises(LearnerBehindError):
-        await client.promote_member(learner)
     await etcd.start("cp-3", state="existing")
     async with asyncio.timeout(60):
-        while True:
-            try:
-                await client.promote_member(learner)
-                break
-            except LearnerBehindError:
-                await asyncio.sleep(0.2)
-    await client.promote_member(learner)
+        while (await etcd.etcdctl("cp-0", "member", "promote", learner.hex_id)).exit_code != 0:  # until it caught up
+            await asyncio.sleep(0.2)
     members = await client.members()
     assert [(member.name, member.is_learner) for member in members][-1] == ("cp-3", False)
     assert len(await healthy(client, members)) == 4

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from capn import names
-from capn.api.resources import NESTED_MACHINE, NODE
+from capn.api.resources import NESTED_MACHINE, NODE, POD
 from capn.controllers.machine.leaving import LIMIT as LEAVE_LIMIT
 from capn.providers.base import MachineState
 from capn.providers.memory_etcd import SimulatedEtcd
-from tests.harness.pools import set_node_ready
+from capn.providers.memory_static_pods import tell_readiness
+from tests.harness.pools import child_of, set_node_ready
 from tests.harness.scenario import NAMESPACE_NAME, Scenario, running_scenario
 
 LIMIT_S = 60.0
@@ -366,10 +367,82 @@ async def test_nobody_joins_while_a_member_of_etcd_is_down(scenario: Scenario) -
     runs, etcd.runs = etcd.runs, lambda machine: machine is not down and runs(machine)
     await scenario.patch("c1", {"controlPlane": {"replicas": 5}})
     said = await says(scenario, "EtcdUnhealthy")
-    assert said["message"].startswith("3 of 5 are there; no control plane is added now: 2 of 3 etcd voters are healthy")
+    assert said["message"].startswith("3 of 5 are there; the next step waits: 2 of 3 etcd voters are healthy")
     await scenario.settle()
     assert len(await control_planes(scenario)) == 3
     etcd.runs = runs
     scenario.advance(15)
     await scenario.restart()
     await has_settled(scenario, 5)
+
+
+async def set_pod_ready(scenario: Scenario, pod: str, *, ready: bool) -> None:
+    """Let the kubelet say of a static pod that it answers its probe, or not; and time pass until it is looked at."""
+    (scenario.world.unready_pods.discard if ready else scenario.world.unready_pods.add)(pod)
+    await tell_readiness((await child_of(scenario)).as_manager("kubelet"), pod, ready=ready)
+    scenario.advance(15)
+
+
+async def test_the_next_one_waits_for_the_programs_of_the_one_before(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 1})
+    await has_settled(scenario, 1)
+    scenario.world.unready_pods.add("kube-apiserver-c1-cp-1")
+    await scenario.patch("c1", {"controlPlane": {"replicas": 3}})
+    said = await says(scenario, "ComponentsNotReady")
+    assert said["message"] == "2 of 3 are there; the next step waits: not ready yet: kube-apiserver of c1-cp-1"
+    await scenario.settle()
+    assert await control_planes(scenario) == ["c1-cp-0", "c1-cp-1"]
+    await set_pod_ready(scenario, "kube-apiserver-c1-cp-1", ready=True)
+    await has_settled(scenario, 3)
+
+
+async def test_all_is_well_when_the_last_ones_programs_are_and_then_nobody_asks(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 1})
+    await has_settled(scenario, 1)
+    scenario.world.unready_pods.add("etcd-c1-cp-2")
+    await scenario.patch("c1", {"controlPlane": {"replicas": 3}})
+    said = await says(scenario, "ComponentsNotReady")
+    assert said["message"] == "not ready yet: etcd of c1-cp-2"
+    await scenario.settle()
+    assert len(await control_planes(scenario)) == 3
+    assert (await scenario.condition("c1", "Ready"))["status"] == "False"
+    await set_pod_ready(scenario, "etcd-c1-cp-2", ready=True)
+    await has_settled(scenario, 3)
+    child = await child_of(scenario)
+    before = child.requests[("list", "pods")]
+    assert before > 0
+    await set_pod_ready(scenario, "etcd-c1-cp-2", ready=False)
+    await scenario.settle()
+    assert child.requests[("list", "pods")] == before
+    assert (await child.list(POD, namespace="kube-system")).items
+
+
+async def test_none_leaves_while_one_that_stays_is_not_all_there_but_that_one_may(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    await set_pod_ready(scenario, "kube-scheduler-c1-cp-1", ready=False)
+    await scenario.patch("c1", {"controlPlane": {"replicas": 1}})
+    said = await says(scenario, "ComponentsNotReady")
+    assert said["message"].startswith("c1-cp-2 is one more than are wanted; the next step waits: not ready yet: kube-s")
+    await scenario.settle()
+    assert len(await control_planes(scenario)) == 3
+    mark = {"metadata": {"annotations": {names.ANNOTATION_DELETE_MACHINE: ""}}}
+    await scenario.user.merge_patch(NESTED_MACHINE, "c1-cp-1", NAMESPACE_NAME, mark)
+    scenario.advance(15)
+    await has_settled(scenario, 1)
+    assert await control_planes(scenario) == ["c1-cp-0"]
+
+
+async def test_a_change_replaces_one_whose_programs_do_not_run(scenario: Scenario) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    await set_pod_ready(scenario, "kube-scheduler-c1-cp-1", ready=False)
+    scenario.world.unready_pods.clear()  # on the machines to come it runs
+    await scenario.patch("c1", {"machine": {"memory": "4Gi"}})
+
+    async def is_done() -> bool:
+        vms = scenario.world.machines.values()
+        return len(vms) == 3 and all(vm.request.memory_mib == 4096 for vm in vms)
+
+    await scenario.until(is_done, limit_s=LIMIT_S)
+    await has_settled(scenario, 3)

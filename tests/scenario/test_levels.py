@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from capn import names
-from capn.api.resources import CONFIG_MAP, DEPLOYMENT, NAMESPACE, NESTED_CLUSTER, NODE, SECRET
+from capn.api.resources import CONFIG_MAP, DEPLOYMENT, NAMESPACE, NESTED_CLUSTER, NESTED_MACHINE, NODE, SECRET
 from capn.controllers.gate import find_target
 from capn.providers.base import MachineState
 from capn.settings import GateSettings
@@ -371,3 +371,33 @@ async def test_a_claimed_cluster_whose_endpoint_is_a_machines_own_says_that_it_c
 
         await leaf.until(is_said)
         assert {vm.request.version for vm in levels[0].world.machines.values()} == {"v1.36.3", "v1.37.2"}
+
+
+async def test_a_claimed_control_plane_that_has_the_endpoint_stays_as_it_is_and_the_others_change() -> None:
+    async with running_levels(2) as levels:
+        leaf = await leaf_of(levels, version="v1.37.2", controlPlane={"replicas": 3}, infrastructure={"kind": "parent"})
+        await leaf.patch("c1", {"controlPlane": {"replicas": 3, "machine": {"memory": "4Gi"}}})
+
+        async def is_done() -> bool:
+            said = await leaf.condition("c1", "ControlPlaneReady")
+            return (said["status"], said["reason"]) == ("True", "EndpointFixed") and await sizes() == [
+                "2560Mi",
+                "4Gi",
+                "4Gi",
+            ]
+
+        async def sizes() -> list[str]:
+            machines = (await leaf.api.list(NESTED_MACHINE)).items
+            planes = [machine for machine in machines if machine["spec"]["role"] == names.ROLE_CONTROL_PLANE]
+            return [machine["spec"]["machine"]["memory"] for machine in planes]
+
+        await leaf.until(is_done, limit_s=60.0)
+        await leaf.ready()
+        assert "c1-cp-0 stays as it is" in (await leaf.condition("c1", "ControlPlaneReady"))["message"]
+        await leaf.patch("c1", {"controlPlane": {"replicas": 1}})
+
+        async def is_alone() -> bool:
+            return await sizes() == ["2560Mi"]
+
+        await leaf.until(is_alone, limit_s=60.0)
+        await leaf.ready()

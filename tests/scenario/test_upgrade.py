@@ -13,10 +13,11 @@ from capn import names
 from capn.api.resources import CONFIG_MAP, DAEMON_SET, DEPLOYMENT, NESTED_CLUSTER, NESTED_MACHINE, NODE, POD
 from capn.build.kube_proxy import build_extra
 from capn.build.kubeadm_record import read_version
-from capn.controllers.cluster import control_planes, upgrade
+from capn.controllers.cluster import control_planes, preflight, upgrade
 from capn.kube.memory import MemoryKubeClient
 from capn.providers.memory import MemoryProvider
 from capn.providers.memory_etcd import SimulatedEtcd
+from capn.providers.memory_static_pods import tell_readiness
 from tests.harness.faults import Call, Fault, FaultyKubeClient
 from tests.harness.kubeadm_addons import COREDNS, Workloads, build_dns, build_proxy, image_of, running_addons
 from tests.harness.pools import child_of
@@ -33,7 +34,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of what is tested depends on how often is looked."""
     for module in (upgrade, control_planes):
         monkeypatch.setattr(module, "POLL_S", 0.05)
-    monkeypatch.setattr(upgrade, "ETCD_POLL_S", 0.1)
+    monkeypatch.setattr(preflight, "POLL_S", 0.1)
     monkeypatch.setattr(upgrade, "IMAGE_POLL_S", 0.1)
 
 
@@ -368,6 +369,18 @@ async def test_nothing_is_begun_while_a_member_of_etcd_is_ill(scenario: Scenario
     await says(scenario, "EtcdUnhealthy", "c1-cp-2")
     assert (await versions(scenario), await recorded(child)) == ({OLD}, OLD)
     etcd.alarms.clear()
+    await has_settled(scenario, NEW)
+
+
+async def test_nothing_is_begun_while_a_program_of_a_control_plane_is_not_ready(scenario: Scenario) -> None:
+    child = await create(scenario, replicas=3)
+    kubelet = child.as_manager("kubelet")
+    await tell_readiness(kubelet, "kube-scheduler-c1-cp-1", ready=False)
+    await scenario.patch("c1", {"version": NEW})
+    await says(scenario, "ComponentsNotReady", f"{NEW} waits: not ready yet: kube-scheduler of c1-cp-1")
+    await scenario.settle()
+    assert (await versions(scenario), await recorded(child)) == ({OLD}, OLD)
+    await tell_readiness(kubelet, "kube-scheduler-c1-cp-1", ready=True)
     await has_settled(scenario, NEW)
 
 

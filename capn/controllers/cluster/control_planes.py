@@ -5,29 +5,33 @@ Must not: touch a hypervisor or change etcd; that is the machine's own reconcile
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from capn import names
 from capn.api.conditions import ClusterCondition
 from capn.api.machine import NestedMachine
-from capn.api.machine_template import InfrastructureKind
-from capn.build.control_plane_plan import LOST, ControlPlanePlan, compute_control_plane_plan, select_replaceable
-from capn.build.etcd_rules import why_not_add
+from capn.build.control_plane_plan import (
+    ControlPlanePlan,
+    compute_control_plane_plan,
+    select_needed,
+    select_outdated,
+    select_replaceable,
+)
+from capn.build.fixed_endpoint import REASON, describe_staying, has_to_stay, is_fixed
+from capn.build.health import GONE
 from capn.build.machines import build_machine
 from capn.build.remediation import CONTROL_PLANES, Verdict
 from capn.build.said import Said
 from capn.build.upgrade_stage import Stage, compute_plane_version
+from capn.controllers.cluster import preflight
 from capn.controllers.cluster.healing import examine, keep_verdict, replace, tell_gravest
 from capn.controllers.cluster.machines import delete_machines, restore_stamps
 from capn.controllers.cluster.placement import PLACE_POLL_S, create_placed, find_unknown
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
-from capn.errors import CapnError
-from capn.kube.etcd import EtcdClient
 
 POLL_S = 5.0
-# Each look runs etcdctl in every member's machine.
-ETCD_POLL_S = 15.0
 
 
 async def reconcile_first_control_plane(scope: ClusterScope) -> Wait | None:
@@ -51,16 +55,17 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     verdict = _examine(scope, replicas)
     patients = {patient.machine.metadata.name: patient for patient in verdict.delete}
     plan = compute_control_plane_plan(
-        wanted, scope.control_planes(), replicas=replicas, allowed=allowed, dying=patients.keys()
+        wanted,
+        scope.control_planes(),
+        allowed=allowed,
+        dying=patients.keys(),
+        fixed=_has_fixed_endpoint(scope),
     )
-    if _has_fixed_endpoint(scope) and (
-        plan.reason == "RollingOut" or (plan.delete is not None and plan.delete.spec.ordinal == 0)
-    ):
-        return None
+    _note_drift(scope, wanted[0], allowed)
     if _is_needed_for_dns(scope, plan.delete):
         return Wait("WaitingForDNS", f"{scope.dns_waits}; until then no control plane leaves", POLL_S, blocks=False)
-    if plan.create is not None and (why := await _find_etcd_obstacle(scope)) is not None:
-        return Wait("EtcdUnhealthy", f"{plan.because}; no control plane is added now: {why}", ETCD_POLL_S, blocks=False)
+    if (wait := await _check_child(scope, plan, wanted[0])) is not None:
+        return wait
     if plan.create is not None:
         obstacle = await create_placed(scope, plan.create)
     if plan.delete is not None:
@@ -90,24 +95,35 @@ def _conclude(scope: ClusterScope, plan: ControlPlanePlan, verdict: Verdict) -> 
     return Wait(said.reason or "WaitingForMachines", said.message, verdict.after_s, blocks=False)
 
 
-async def _find_etcd_obstacle(scope: ClusterScope) -> str | None:
-    """Why etcd can take no further member now; a machine that tried would fail, and load etcd the more."""
-    if scope.child is None:
-        return "the child's API was not asked"
-    etcd = EtcdClient(scope.child.client)
-    try:
-        members = await etcd.members()
-        health = await etcd.health(members)
-    except CapnError as error:
-        return str(error)
-    return why_not_add(members, {key for key, found in health.items() if found.is_healthy})
+async def _check_child(scope: ClusterScope, plan: ControlPlanePlan, manifest: dict[str, Any]) -> Wait | None:
+    """What in the child holds the next operation up, or keeps the last one from being over.
+
+    Nodes are Ready minutes before their API servers are where all share few CPUs. Not asked of a cluster at rest.
+    """
+    is_over = plan.create is None and plan.delete is None
+    if is_over and scope.was_true(ClusterCondition.CONTROL_PLANE_READY):
+        return None
+    needed = select_needed(plan, scope.control_planes(), manifest)
+    said = await preflight.find_unready_components(scope, needed) if needed else None
+    if said is None and plan.create is not None:
+        said = await preflight.find_obstacle_to_joining(scope)
+    if said is None:
+        return None
+    message = said.message if is_over else f"{plan.because}; the next step waits: {said.message}"
+    return Wait(said.reason, message, preflight.POLL_S, blocks=False)
+
+
+def _note_drift(scope: ClusterScope, manifest: dict[str, Any], allowed: Sequence[str]) -> None:
+    """Say of a control plane that has to stay that it is not as the spec asks for."""
+    fixed = _has_fixed_endpoint(scope)
+    staying = [machine for machine in scope.control_planes() if has_to_stay(machine, fixed=fixed)]
+    for machine in select_outdated(staying, manifest, allowed):
+        scope.notices[ClusterCondition.CONTROL_PLANE_READY] = (REASON, describe_staying(machine.metadata.name))
 
 
 def _has_fixed_endpoint(scope: ClusterScope) -> bool:
-    """Whether the first control plane has the endpoint's address on its card, so that it can't be replaced."""
-    kind = scope.cluster.spec.infrastructure.kind
     virtual = scope.infrastructure is not None and scope.infrastructure.virtual
-    return kind in {InfrastructureKind.LIBVIRT, InfrastructureKind.PARENT} and not virtual
+    return is_fixed(scope.cluster.spec.infrastructure.kind, virtual=virtual)
 
 
 def _is_needed_for_dns(scope: ClusterScope, leaving: NestedMachine | None) -> bool:
@@ -117,7 +133,7 @@ def _is_needed_for_dns(scope: ClusterScope, leaving: NestedMachine | None) -> bo
     """
     if leaving is None or scope.upgrade is None or scope.dns_waits is None:
         return False
-    return scope.upgrade.stage is Stage.CONTROL_PLANES and leaving.status.failure_reason not in LOST
+    return scope.upgrade.stage is Stage.CONTROL_PLANES and leaving.status.failure_reason not in GONE
 
 
 def _build(scope: ClusterScope, ordinal: int, version: str | None = None) -> dict[str, Any]:

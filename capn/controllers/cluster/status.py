@@ -57,10 +57,8 @@ def compute_status(scope: ClusterScope, progress: Progress, *, now: str) -> Nest
     control_planes = _count(scope.control_planes(), _desired_control_planes(scope))
     workers = _count_workers(scope)
     if ClusterCondition.WORKERS_READY in kinds:
-        _set_machines(
-            conditions, ClusterCondition.CONTROL_PLANE_READY, control_planes, scope.control_planes(), progress
-        )
-        _set_machines(conditions, ClusterCondition.WORKERS_READY, workers, scope.workers(), progress)
+        _set_machines(conditions, ClusterCondition.CONTROL_PLANE_READY, control_planes, scope, progress)
+        _set_machines(conditions, ClusterCondition.WORKERS_READY, workers, scope, progress)
     _set_restored(conditions, scope, progress)
     set_scaling(conditions, scope)
     starting = _set_starting(conditions, progress)
@@ -207,15 +205,18 @@ def _set_machines(
     conditions: ConditionSet,
     kind: ClusterCondition,
     counts: MachineCounts,
-    machines: Sequence[NestedMachine],
+    scope: ClusterScope,
     progress: Progress,
 ) -> None:
+    machines = scope.control_planes() if kind is ClusterCondition.CONTROL_PLANE_READY else scope.workers()
     changing = progress.outcomes.get(kind)
     if isinstance(changing, Wait) and changing.reason != "WaitingForMachines":
         conditions.set(kind, "False", changing.reason, changing.message)
         return
     if counts.ready >= counts.desired and counts.created == counts.desired:
-        conditions.set(kind, "True", "AllReady", f"{counts.ready} of {counts.desired} ready")
+        conditions.set(
+            kind, "True", *scope.notices.get(kind, ("AllReady", f"{counts.ready} of {counts.desired} ready"))
+        )
         return
     failed = next((machine for machine in machines if machine.status.failure_reason), None)
     if failed is not None:

@@ -17,17 +17,15 @@ from capn.api.resources import CONFIG_MAP, DAEMON_SET, DEPLOYMENT, NESTED_CLUSTE
 from capn.build import coredns, kube_proxy, kubeadm_record
 from capn.build.owners import build_subject
 from capn.build.upgrade_stage import Stage, UpgradeState, compute_oldest, read_state
-from capn.controllers.child_pool import Child
+from capn.controllers.cluster import preflight
 from capn.controllers.cluster.placement import build_question
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 from capn.errors import CapnError, TransientError
 from capn.kube.client import KubeClient
-from capn.kube.etcd import EtcdClient
 
 # While pods change in the child, which no watch of ours tells.
 POLL_S = 5.0
-ETCD_POLL_S = 15.0
 IMAGE_POLL_S = 60.0
 
 
@@ -42,8 +40,8 @@ async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
     is_unfinished = not state.is_settled or (known is not None and known.status != "True")
     if not is_unfinished and not is_unknown:
         return None
-    child = _require_child(scope)
-    if not state.has_begun and (obstacle := await _find_obstacle(scope, state, child)) is not None:
+    child = preflight.require_child(scope)
+    if not state.has_begun and (obstacle := await _find_obstacle(scope, state)) is not None:
         return obstacle
     waits = await _reconcile_proxy(child.client, state)
     scope.dns_waits = await _reconcile_dns(child.client, state, waits=is_unfinished)
@@ -58,13 +56,7 @@ async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
     return None
 
 
-def _require_child(scope: ClusterScope) -> Child:
-    if scope.child is None:
-        raise TransientError("the child's API is not open yet")
-    return scope.child
-
-
-async def _find_obstacle(scope: ClusterScope, state: UpgradeState, child: Child) -> Wait | None:
+async def _find_obstacle(scope: ClusterScope, state: UpgradeState) -> Wait | None:
     """Why nothing is begun yet. All of it may pass by itself, so the cluster goes on as it is meanwhile."""
     planes, replicas = scope.control_planes(), scope.cluster.spec.control_plane.replicas
     unready = [
@@ -78,7 +70,12 @@ async def _find_obstacle(scope: ClusterScope, state: UpgradeState, child: Child)
     if len(planes) != replicas:
         message = f"{state.version} waits until there are {replicas} control planes: {len(planes)} are there"
         return Wait("UpgradeWaiting", message, blocks=False)
-    return await _find_missing_image(scope, state) or await _find_etcd_trouble(child, state)
+    if (missing := await _find_missing_image(scope, state)) is not None:
+        return missing
+    said = await preflight.find_unready_components(scope, planes) or await preflight.find_ill_members(scope)
+    if said is None:
+        return None
+    return Wait(said.reason, f"{state.version} waits: {said.message}", preflight.POLL_S, blocks=False)
 
 
 async def _find_missing_image(scope: ClusterScope, state: UpgradeState) -> Wait | None:
@@ -93,21 +90,6 @@ async def _find_missing_image(scope: ClusterScope, state: UpgradeState) -> Wait 
             if error.reason == "ImageNotFound":
                 return Wait(error.reason, str(error), IMAGE_POLL_S, blocks=False)
     return None
-
-
-async def _find_etcd_trouble(child: Child, state: UpgradeState) -> Wait | None:
-    """Whether a member of etcd is missing or half made: a rolling change needs all of them to begin with."""
-    etcd = EtcdClient(child.client)
-    try:
-        members = await etcd.members()
-        health = await etcd.health(members)
-    except CapnError as error:
-        return Wait(error.reason, f"{state.version} waits: {error}", ETCD_POLL_S, blocks=False)
-    ill = [m.name or "one" for m in members if m.is_learner or m.id not in health or not health[m.id].is_healthy]
-    if not ill:
-        return None
-    message = f"{state.version} waits until all members of etcd are healthy voters: {', '.join(sorted(ill))} is not"
-    return Wait("EtcdUnhealthy", message, ETCD_POLL_S, blocks=False)
 
 
 async def _reconcile_proxy(client: KubeClient, state: UpgradeState) -> str:

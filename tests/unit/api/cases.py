@@ -242,6 +242,18 @@ CLUSTERS = (
         "by the child",
     ),
     Refused(
+        "a claim with a backup",
+        {"claim": {"path": "team/a"}, "backup": {"store": "a"}},
+        "spec.backup",
+        "the cluster that it is made for",
+    ),
+    Refused(
+        "a claim with add-ons",
+        {"claim": {"path": "team/a"}, "addons": [{"name": "a", "configMapRef": {"name": "x"}}]},
+        "spec.addons",
+        "the cluster that it is made for",
+    ),
+    Refused(
         "a claim that is off",
         {"claim": {"path": "team/a"}, "powerState": "Off"},
         "spec.powerState",

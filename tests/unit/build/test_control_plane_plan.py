@@ -9,7 +9,12 @@ import pytest
 
 from capn import names
 from capn.api.machine import NestedMachine, NodeReference
-from capn.build.control_plane_plan import ControlPlanePlan, compute_control_plane_plan, select_replaceable
+from capn.build.control_plane_plan import (
+    ControlPlanePlan,
+    compute_control_plane_plan,
+    select_needed,
+    select_replaceable,
+)
 
 SIZE = {"cpus": 2, "memory": "2560Mi", "disk": "10Gi"}
 
@@ -42,9 +47,11 @@ def joined(ordinal: int, **more: Any) -> NestedMachine:
     return found.model_copy(update={"status": status})
 
 
-def plan(replicas: int, *existing: NestedMachine, dying: Collection[str] = (), **spec: Any) -> ControlPlanePlan:
+def plan(
+    replicas: int, *existing: NestedMachine, dying: Collection[str] = (), fixed: bool = False, **spec: Any
+) -> ControlPlanePlan:
     wanted = [manifest(ordinal, **spec) for ordinal in range(replicas + 1)]
-    return compute_control_plane_plan(wanted, existing, replicas=replicas, dying=dying)
+    return compute_control_plane_plan(wanted, existing, dying=dying, fixed=fixed)
 
 
 def created(found: ControlPlanePlan) -> int | None:
@@ -120,6 +127,19 @@ def test_a_change_of_three_goes_one_by_one() -> None:
     assert {one.spec.machine.cpus for one in existing.values()} == {4}
 
 
+def test_the_one_that_has_the_endpoint_stays_whatever_changes() -> None:
+    bigger = {**SIZE, "memory": "4Gi"}
+    assert plan(1, machine(0), fixed=True, machine=bigger) == ControlPlanePlan()
+    others = [machine(number, machine=bigger) for number in (1, 2)]
+    assert plan(3, machine(0), *others, fixed=True, machine=bigger) == ControlPlanePlan()
+    assert deleted(plan(1, machine(0), *others, fixed=True, machine=bigger)) == "c-cp-2"
+    assert created(plan(2, machine(0), machine(1), fixed=True, machine=bigger)) == 2
+    marked = machine(0, metadata={"annotations": {names.ANNOTATION_DELETE_MACHINE: ""}})
+    assert deleted(plan(1, marked, machine(1), fixed=True)) == "c-cp-1"
+    found = plan(3, machine(0, lost=True), machine(1), machine(2), fixed=True)
+    assert (found.create, deleted(found), found.reason) == (None, None, "WaitingForMachines")
+
+
 def test_an_upgrade_says_how_many_have_the_version() -> None:
     found = plan(3, machine(0), machine(1, version="v1.37.3"), machine(2), version="v1.37.3")
     assert (created(found), found.reason, found.because) == (3, "RollingOut", "1 of 3 have v1.37.3")
@@ -180,3 +200,32 @@ def test_only_one_that_the_others_can_do_without_is_replaced_for_its_health(
     assert [found.spec.ordinal for found in select_replaceable(existing, fixed=False)] == replaceable
     fixed = [found.spec.ordinal for found in select_replaceable(existing, fixed=True)]
     assert fixed == [ordinal for ordinal in replaceable if ordinal]
+
+
+BIGGER = {**SIZE, "memory": "4Gi"}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "existing", "size", "needed"),
+    [
+        (3, [machine(0)], SIZE, [0]),
+        (5, [machine(0), machine(1), machine(2)], SIZE, [0, 1, 2]),
+        # The one that leaves need not be well.
+        (1, [machine(0), machine(1), machine(2)], SIZE, [0, 1]),
+        # Nor those that a change replaces: it may be what mends them.
+        (3, [machine(0), machine(1), machine(2)], BIGGER, []),
+        (3, [machine(0), machine(1), machine(2), machine(3, machine=BIGGER)], BIGGER, [3]),
+        # Who heals waits for nobody who is ill.
+        (3, [joined(0), joined(1), machine(2, lost=True)], SIZE, []),
+        (3, [machine(0), machine(1, ready=False)], SIZE, []),
+        # At the end all have to be well; of a single one that is known.
+        (3, [machine(0), machine(1), machine(2)], SIZE, [0, 1, 2]),
+        (1, [machine(0)], SIZE, []),
+    ],
+)
+def test_whose_programs_have_to_be_ready(
+    replicas: int, existing: list[NestedMachine], size: dict[str, Any], needed: list[int]
+) -> None:
+    found = plan(replicas, *existing, machine=size)
+    selected = select_needed(found, existing, manifest(0, machine=size))
+    assert [one.spec.ordinal for one in selected] == needed

@@ -117,11 +117,11 @@ def test_control_planes_leave_a_domain_that_is_named_no_more() -> None:
     cluster = make_cluster(controlPlane={"replicas": 3})
     wanted = [build_machine(cluster, role=names.ROLE_CONTROL_PLANE, ordinal=n, pool=None) for n in range(4)]
     planes = [plane(0, "a"), plane(1, "b"), plane(2, "c")]
-    assert compute_control_plane_plan(wanted, planes, replicas=3, allowed=["a", "b", "c"]).reason == ""
-    plan = compute_control_plane_plan(wanted, planes, replicas=3, allowed=["b", "c"])
+    assert compute_control_plane_plan(wanted, planes, allowed=["a", "b", "c"]).reason == ""
+    plan = compute_control_plane_plan(wanted, planes, allowed=["b", "c"])
     assert plan.reason == "RollingOut"
     assert plan.create is not None
-    later = compute_control_plane_plan(wanted, [*planes, plane(3, "b")], replicas=3, allowed=["b", "c"])
+    later = compute_control_plane_plan(wanted, [*planes, plane(3, "b")], allowed=["b", "c"])
     assert later.delete is planes[0]
 
 

@@ -169,6 +169,25 @@ def test_a_cluster_that_cannot_be_upgraded_says_why_before_the_apply() -> None:
     assert "cannot be upgraded" in found.refusals[0].message
 
 
+def fixed(spec: dict[str, Any], **endpoint: Any) -> Surroundings:
+    """A cluster with its machines, whose provider has said what its endpoint is."""
+    cluster = live(spec, endpoint={"host": "192.0.2.10", "port": 6443, **endpoint})
+    return Surroundings([cluster], machines_of(cluster, nodeRef={"name": "n", "uid": "u"}))
+
+
+def test_a_control_plane_that_has_the_endpoint_stays_and_counts_as_it_is() -> None:
+    spec = {"version": "v1.37.2", "controlPlane": {"replicas": 3}}
+    larger = manifest(spec | {"machine": BIG}, uid="uid-c1")
+    found = compute_plan(PlanRequest(larger, fixed(spec)))
+    assert (found.verdict, actions(found)) == (Verdict.CHANGED, {"c1-cp-1": "replace", "c1-cp-2": "replace"})
+    [note] = found.notes
+    assert note.startswith("c1-cp-0 stays as it is: its network card has the endpoint's address")
+    assert note.endswith("(machine.memory: 2560Mi -> 4096Mi)")
+    assert (found.now.memory_mib, found.after.memory_mib) == (3 * 2560, 2560 + 2 * 4096)
+    virtual = compute_plan(PlanRequest(larger, fixed(spec, virtual=True)))
+    assert (len(actions(virtual)), virtual.notes, virtual.after.memory_mib) == (3, (), 3 * 4096)
+
+
 def test_why_a_machine_is_replaced() -> None:
     found = plan(BASE, BASE | {"workers": [{"name": "md", "replicas": 2, "machine": BIG}]})
     [why] = {change.why for change in found.machines if change.action is Action.REPLACE}

@@ -15,7 +15,7 @@ from capn.build.report import ReportState
 from capn.errors import UnreachableError
 from capn.kube.client import KubeClient
 from capn.kube.errors import CommandFailedError
-from capn.kube.etcd import EtcdClient, LearnerBehindError, MembershipRefusedError
+from capn.kube.etcd import EtcdClient, MembershipRefusedError
 from capn.providers.base import MachineRef, MachineRequest
 from capn.providers.memory import MemoryProvider
 from capn.providers.memory_etcd import SimulatedEtcd
@@ -134,12 +134,9 @@ async def test_a_learner_whose_machine_dies_stays_behind(provider: MemoryProvide
         while len(await client.members()) < 2:
             await asyncio.sleep(0)
     learner = next(member for member in await client.members() if member.is_learner)
-    with pytest.raises(LearnerBehindError):
-        await client.promote_member(learner)
     provider.remove(request.ref)
     etcd_of(provider).holds_learners = False
-    with pytest.raises(LearnerBehindError):
-        await client.promote_member(learner)
+    assert [member.is_learner for member in await client.members()] == [False, True]
     assert await child.get(NODE, refs[0].name) is not None  # a learner has no vote
     await client.remove_member(learner.id)
     assert [member.name for member in await client.members()] == [refs[0].name]
@@ -152,17 +149,6 @@ async def test_a_learner_that_is_held_for_too_long_fails_its_machine(provider: M
     await provider.ensure_machine(request)
     report = await last_word(provider, request.ref)
     assert (report.state, report.stage) == (ReportState.FAILED, "kubeadm/etcd")
-
-
-async def test_promotion_by_the_controller(provider: MemoryProvider, clock: Clock) -> None:
-    child, _ = await boot(provider, clock, 2)
-    member = etcd_of(provider).members[1]
-    member.is_learner = True
-    client = EtcdClient(child)
-    learner = next(found for found in await client.members() if found.is_learner)
-    await client.promote_member(learner)
-    await client.promote_member(learner)
-    assert not member.is_learner
 
 
 async def test_an_alarm_shows(provider: MemoryProvider, clock: Clock) -> None:
