@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from capn import names
-from capn.api.conditions import MachineCondition, is_true
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import Machine
 from capn.build.failure_domains import is_outside
 from capn.build.fixed_endpoint import has_to_stay
-from capn.build.health import GONE
+from capn.build.health import GONE, is_ready
 from capn.build.upgrade_rules import has_joined
 from capn.build.version_skew import parse_version
 
@@ -70,7 +69,7 @@ def compute_control_plane_plan(
         return ControlPlanePlan(
             delete=ill[0], reason="ReplacingControlPlane", because=f"{ill[0].metadata.name} is unhealthy"
         )
-    unready = [machine for machine in existing if not _is_ready(machine)]
+    unready = [machine for machine in existing if not is_ready(machine)]
     if unready:
         return ControlPlanePlan(reason="WaitingForMachines", because=f"{_list(unready)} is not Ready")
     outdated = select_outdated(movable, wanted[0], allowed)
@@ -180,11 +179,7 @@ def _keep_quorum(existing: Sequence[NestedMachine], lost: Sequence[NestedMachine
 
 
 def _are_ready(existing: Sequence[NestedMachine], *, but: Sequence[NestedMachine]) -> bool:
-    return all(_is_ready(machine) for machine in existing if machine not in but)
-
-
-def _is_ready(machine: NestedMachine) -> bool:
-    return is_true(machine.status.conditions, MachineCondition.READY)
+    return all(is_ready(machine) for machine in existing if machine not in but)
 
 
 def _list(machines: Sequence[NestedMachine]) -> str:

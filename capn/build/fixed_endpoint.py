@@ -6,6 +6,7 @@ Inputs: what the provider said of the endpoint; outputs: yes or no, and the word
 
 from __future__ import annotations
 
+from capn import names
 from capn.api.cluster import NestedCluster
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import InfrastructureKind
@@ -27,8 +28,8 @@ def is_known_fixed(cluster: NestedCluster) -> bool:
 
 
 def has_to_stay(machine: NestedMachine, *, fixed: bool) -> bool:
-    """Whether the endpoint's address is this control plane's."""
-    return fixed and machine.spec.ordinal == 0
+    """Whether the endpoint's address is this machine's: it is the first control plane's."""
+    return fixed and machine.spec.role == names.ROLE_CONTROL_PLANE and machine.spec.ordinal == 0
 
 
 def describe_staying(name: str) -> str:

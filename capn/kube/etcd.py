@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 from capn.api.resources import POD
 from capn.build.etcd_members import Member, MemberHealth, list_endpoints, parse_health, parse_members
+from capn.build.static_pods import NAMESPACE, SELECTOR
 from capn.errors import ApiStatusError, CapnError, NotFoundError, TransientError, UnreachableError
 from capn.kube.client import ExecResult, KubeClient
 from capn.kube.errors import CommandFailedError
 
-ETCD_NAMESPACE = "kube-system"
+ETCD_NAMESPACE = NAMESPACE
 ETCD_CONTAINER = "etcd"
-ETCD_SELECTOR = "component=etcd,tier=control-plane"
+ETCD_SELECTOR = f"component=etcd,{SELECTOR}"
 SNAPSHOT_PATH = "/capn-snapshot.db"
 _PKI = "/etc/kubernetes/pki/etcd"
 # etcd itself cannot run without these; kubeadm signs the server's certificate for clients too.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from capn import names
 from capn.api.cluster import NestedCluster, PowerState
 from capn.api.machine import NestedMachine, NestedMachineSpec
 from capn.api.machine_template import Machine, quantity_mib
@@ -52,7 +51,7 @@ def _decide_one(
     cluster: NestedCluster, live: NestedMachine, wanted: NestedMachineSpec, allowed: Sequence[str]
 ) -> MachineChange:
     change = compare(live, wanted, allowed)
-    stays = live.spec.role == names.ROLE_CONTROL_PLANE and has_to_stay(live, fixed=is_known_fixed(cluster))
+    stays = has_to_stay(live, fixed=is_known_fixed(cluster))
     return replace(change, action=Action.KEEP) if stays and change.action is Action.REPLACE else change
 
 
@@ -98,11 +97,7 @@ def compute_needs_after(cluster: NestedCluster, machines: Sequence[NestedMachine
         return compute_needs_now(machines)
     runs = cluster.spec.power_state is PowerState.ON
     fixed = is_known_fixed(cluster)
-    kept = {
-        machine.metadata.name: machine.spec.machine
-        for machine in machines
-        if machine.spec.role == names.ROLE_CONTROL_PLANE and has_to_stay(machine, fixed=fixed)
-    }
+    kept = {machine.metadata.name: machine.spec.machine for machine in machines if has_to_stay(machine, fixed=fixed)}
     sizes = {name: spec.machine for name, spec in list_wanted(cluster).items()} | kept
     return sum((_measure(size, runs=runs) for size in sizes.values()), Needs())
 

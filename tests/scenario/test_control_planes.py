@@ -157,19 +157,24 @@ async def test_a_guest_that_does_not_leave_is_removed_after_its_time(scenario: S
     await scenario.until(is_gone, limit_s=LIMIT_S)
 
 
+async def three_are_larger(scenario: Scenario) -> None:
+    """Wait until all three control planes have 4Gi and nothing more is to be done."""
+
+    async def is_done() -> bool:
+        vms = scenario.world.machines.values()
+        return len(vms) == 3 and all(vm.request.memory_mib == 4096 for vm in vms)
+
+    await scenario.until(is_done, limit_s=LIMIT_S)
+    await has_settled(scenario, 3)
+
+
 async def test_a_change_of_size_replaces_one_after_the_other(scenario: Scenario) -> None:
     await scenario.create(controlPlane={"replicas": 3})
     await has_settled(scenario, 3)
     before = {vm.ref.uid for vm in scenario.world.machines.values()}
     async with quorum_watched(scenario):
         await scenario.patch("c1", {"machine": {"memory": "4Gi"}})
-
-        async def is_done() -> bool:
-            vms = scenario.world.machines.values()
-            return len(vms) == 3 and all(vm.request.memory_mib == 4096 for vm in vms)
-
-        await scenario.until(is_done, limit_s=LIMIT_S)
-        await has_settled(scenario, 3)
+        await three_are_larger(scenario)
     assert not before & set(scenario.world.machines)
     assert voters(await etcd_of(scenario)) == await control_planes(scenario) == await nodes(scenario)
 
@@ -383,12 +388,17 @@ async def set_pod_ready(scenario: Scenario, pod: str, *, ready: bool) -> None:
     scenario.advance(15)
 
 
-async def test_the_next_one_waits_for_the_programs_of_the_one_before(scenario: Scenario) -> None:
+async def held_up(scenario: Scenario, pod: str) -> dict[str, Any]:
+    """One control plane shall become three, and this static pod does not answer; what ControlPlaneReady says then."""
     await scenario.create(controlPlane={"replicas": 1})
     await has_settled(scenario, 1)
-    scenario.world.unready_pods.add("kube-apiserver-c1-cp-1")
+    scenario.world.unready_pods.add(pod)
     await scenario.patch("c1", {"controlPlane": {"replicas": 3}})
-    said = await says(scenario, "ComponentsNotReady")
+    return await says(scenario, "ComponentsNotReady")
+
+
+async def test_the_next_one_waits_for_the_programs_of_the_one_before(scenario: Scenario) -> None:
+    said = await held_up(scenario, "kube-apiserver-c1-cp-1")
     assert said["message"] == "2 of 3 are there; the next step waits: not ready yet: kube-apiserver of c1-cp-1"
     await scenario.settle()
     assert await control_planes(scenario) == ["c1-cp-0", "c1-cp-1"]
@@ -397,11 +407,7 @@ async def test_the_next_one_waits_for_the_programs_of_the_one_before(scenario: S
 
 
 async def test_all_is_well_when_the_last_ones_programs_are_and_then_nobody_asks(scenario: Scenario) -> None:
-    await scenario.create(controlPlane={"replicas": 1})
-    await has_settled(scenario, 1)
-    scenario.world.unready_pods.add("etcd-c1-cp-2")
-    await scenario.patch("c1", {"controlPlane": {"replicas": 3}})
-    said = await says(scenario, "ComponentsNotReady")
+    said = await held_up(scenario, "etcd-c1-cp-2")
     assert said["message"] == "not ready yet: etcd of c1-cp-2"
     await scenario.settle()
     assert len(await control_planes(scenario)) == 3
@@ -439,10 +445,4 @@ async def test_a_change_replaces_one_whose_programs_do_not_run(scenario: Scenari
     await set_pod_ready(scenario, "kube-scheduler-c1-cp-1", ready=False)
     scenario.world.unready_pods.clear()  # on the machines to come it runs
     await scenario.patch("c1", {"machine": {"memory": "4Gi"}})
-
-    async def is_done() -> bool:
-        vms = scenario.world.machines.values()
-        return len(vms) == 3 and all(vm.request.memory_mib == 4096 for vm in vms)
-
-    await scenario.until(is_done, limit_s=LIMIT_S)
-    await has_settled(scenario, 3)
+    await three_are_larger(scenario)

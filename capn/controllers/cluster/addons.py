@@ -31,12 +31,11 @@ async def reconcile_addons(scope: ClusterScope) -> Wait | None:
     if not spec and not scope.cluster.status.addons:
         scope.addons = []
         return None
-    if scope.child is None:
-        raise TransientError("the child's API is not open yet")
-    inventories = await _read_inventories(scope.child)
-    scope.addons = [await _reconcile_one(scope, scope.child, addon, inventories.get(addon.name)) for addon in spec]
+    child = scope.require_child()
+    inventories = await _read_inventories(child)
+    scope.addons = [await _reconcile_one(scope, child, addon, inventories.get(addon.name)) for addon in spec]
     for name, inventory in inventories.items():
-        if name not in wanted and (row := await _remove(scope.child, inventory)) is not None:
+        if name not in wanted and (row := await _remove(child, inventory)) is not None:
             scope.addons.append(row)
     lacking = next((row for row in scope.addons if not row.ready), None)
     if lacking is None:

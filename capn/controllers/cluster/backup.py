@@ -130,10 +130,9 @@ def _explain(status: BackupStatus) -> Wait:
 
 
 async def _back_up(scope: ClusterScope, spec: Backup) -> tuple[Store, BackupRecord]:
-    if scope.child is None:
-        raise TransientError("the child's API is not open yet")
+    child = scope.require_child()
     store = scope.deps.backups.get(spec.store)
-    etcd = EtcdClient(scope.child.client)
+    etcd = EtcdClient(child.client)
     moment = scope.deps.now()
     name = build_name(scope.cluster, moment)
     with tempfile.TemporaryDirectory(prefix="capn-backup-") as private:

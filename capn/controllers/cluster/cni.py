@@ -16,7 +16,6 @@ from capn.api.resources import BY_KIND, DAEMON_SET
 from capn.build.flannel import FlannelInput, build_flannel
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
-from capn.errors import TransientError
 from capn.kube.client import KubeClient
 
 
@@ -24,11 +23,10 @@ async def reconcile_cni(scope: ClusterScope) -> Wait | None:
     """Apply the add-on until it was once seen working, then only look; workers are made meanwhile."""
     if scope.cluster.spec.network.cni is Cni.NONE:
         return None
-    if scope.child is None:
-        raise TransientError("the child's API is not open yet")
+    child = scope.require_child()
     if not scope.was_true(ClusterCondition.CNI_READY):
-        await _ensure_flannel(scope.child.client, scope)
-    return compute_network_wait(scope.child.nodes.list())
+        await _ensure_flannel(child.client, scope)
+    return compute_network_wait(child.nodes.list())
 
 
 async def _ensure_flannel(client: KubeClient, scope: ClusterScope) -> None:

@@ -28,7 +28,7 @@ from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.deps import INDEX_NAMESPACE
 from capn.controllers.phases import Wait
 from capn.controllers.timestamps import format_time
-from capn.errors import OwnershipError, TerminalError, TransientError
+from capn.errors import OwnershipError, TerminalError
 from capn.kube.client import KubeClient
 from capn.settings import NestingSettings
 
@@ -47,15 +47,14 @@ async def reconcile_nesting(scope: ClusterScope) -> Wait | None:
             "this controller was not told how children reach its cluster: set `nesting.server` in its settings",
             reason="NestingNotConfigured",
         )
-    if scope.child is None:
-        raise TransientError("the child's API is not open yet")
+    child = scope.require_child()
     claims = build_claims_input(scope)
     await _ensure_namespace(scope.deps.client, claims)
     given = _build_input(scope, claims, settings)
     access = await _ensure_access(scope, claims, settings)
     if isinstance(access, Wait):
         return access
-    return await _ensure_controller(scope.child.client, given, renew_after=access)
+    return await _ensure_controller(child.client, given, renew_after=access)
 
 
 def build_claims_input(scope: ClusterScope) -> ClaimsInput:

@@ -14,26 +14,18 @@ from capn.build.etcd_members import Member
 from capn.build.etcd_rules import list_ill, why_not_add
 from capn.build.said import Said
 from capn.build.static_pods import NAMESPACE, SELECTOR, find_unready
-from capn.controllers.child_pool import Child
 from capn.controllers.cluster.scope import ClusterScope
-from capn.errors import CapnError, TransientError
+from capn.errors import CapnError
 from capn.kube.etcd import EtcdClient
 
 # No watch of ours tells, and each look at etcd runs etcdctl in every member's machine.
 POLL_S = 15.0
 
 
-def require_child(scope: ClusterScope) -> Child:
-    """The child's API, which an earlier phase has opened. TransientError when it has not."""
-    if scope.child is None:
-        raise TransientError("the child's API is not open yet")
-    return scope.child
-
-
 async def find_unready_components(scope: ClusterScope, machines: Sequence[NestedMachine]) -> Said | None:
     """Which programs of these control planes are not ready."""
     try:
-        listed = await require_child(scope).client.list(POD, namespace=NAMESPACE, label_selector=SELECTOR)
+        listed = await scope.require_child().client.list(POD, namespace=NAMESPACE, label_selector=SELECTOR)
     except CapnError as error:
         return Said(error.reason, str(error))
     unready = find_unready(listed.items, [machine.metadata.name for machine in machines])
@@ -61,7 +53,7 @@ async def find_ill_members(scope: ClusterScope) -> Said | None:
 
 async def _survey_etcd(scope: ClusterScope) -> tuple[Sequence[Member], set[int]]:
     """The members, and the IDs of those that are well."""
-    etcd = EtcdClient(require_child(scope).client)
+    etcd = EtcdClient(scope.require_child().client)
     members = await etcd.members()
     health = await etcd.health(members)
     return members, {key for key, found in health.items() if found.is_healthy}

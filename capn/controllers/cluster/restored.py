@@ -20,7 +20,7 @@ from capn.controllers.cluster.restore import tell
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
 from capn.controllers.timestamps import format_time
-from capn.errors import ConflictError, TransientError
+from capn.errors import ConflictError
 from capn.kube.client import KubeClient
 
 _NOTE, _NAMESPACE = "capn-restored-nodes", "kube-system"
@@ -31,11 +31,10 @@ async def reconcile_restored(scope: ClusterScope) -> Wait | None:
     restore = scope.restoring
     if restore is None:
         return None
-    if scope.child is None:
-        raise TransientError("the child's API is not open yet")
+    child = scope.require_child()
     provider_ids = {machine.metadata.name: compute_provider_id(machine) for machine in scope.machines}
     joined = {machine.metadata.name for machine in scope.machines if _has_joined(machine)}
-    await replace_nodes(scope.child.client, provider_ids, joined)
+    await replace_nodes(child.client, provider_ids, joined)
     completed = {"phase": RestorePhase.COMPLETED, "completed_at": format_time(scope.deps.now())}
     scope.restore = restore.model_copy(update=completed)
     tell(scope, "RestoreCompleted", f"the cluster is as it was in {restore.snapshot}, taken {restore.taken}")

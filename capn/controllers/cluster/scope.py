@@ -20,7 +20,7 @@ from capn.build.upgrade_stage import UpgradeState
 from capn.controllers.child_pool import Child
 from capn.controllers.credentials import Credentials
 from capn.controllers.deps import Deps
-from capn.errors import InvalidSpecError
+from capn.errors import InvalidSpecError, TransientError
 from capn.providers.base import ClusterRef, MachineRef, ObservedCluster, Provider, Route
 
 
@@ -101,6 +101,12 @@ class ClusterScope:
         """Worker machines of all pools, by name."""
         found = [machine for machine in self.machines if machine.spec.role == names.ROLE_WORKER]
         return sorted(found, key=lambda machine: machine.metadata.name)
+
+    def require_child(self) -> Child:
+        """The child's API, which an earlier phase has opened. TransientError when it has not."""
+        if self.child is None:
+            raise TransientError("the child's API is not open yet")
+        return self.child
 
     def require_infrastructure(self) -> ObservedCluster:
         """The infrastructure that an earlier phase has found."""

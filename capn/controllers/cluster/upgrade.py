@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from capn import names
-from capn.api.conditions import ClusterCondition, MachineCondition, find, is_true
+from capn.api.conditions import ClusterCondition, find
 from capn.api.resources import CONFIG_MAP, DAEMON_SET, DEPLOYMENT, NESTED_CLUSTER
 from capn.build import coredns, kube_proxy, kubeadm_record
+from capn.build.health import is_ready
 from capn.build.owners import build_subject
 from capn.build.upgrade_stage import Stage, UpgradeState, compute_oldest, read_state
 from capn.controllers.cluster import preflight
@@ -40,7 +41,7 @@ async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
     is_unfinished = not state.is_settled or (known is not None and known.status != "True")
     if not is_unfinished and not is_unknown:
         return None
-    child = preflight.require_child(scope)
+    child = scope.require_child()
     if not state.has_begun and (obstacle := await _find_obstacle(scope, state)) is not None:
         return obstacle
     waits = await _reconcile_proxy(child.client, state)
@@ -59,11 +60,7 @@ async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
 async def _find_obstacle(scope: ClusterScope, state: UpgradeState) -> Wait | None:
     """Why nothing is begun yet. All of it may pass by itself, so the cluster goes on as it is meanwhile."""
     planes, replicas = scope.control_planes(), scope.cluster.spec.control_plane.replicas
-    unready = [
-        machine.metadata.name
-        for machine in planes
-        if machine.metadata.deleting or not is_true(machine.status.conditions, MachineCondition.READY)
-    ]
+    unready = [machine.metadata.name for machine in planes if not is_ready(machine)]
     if unready:
         message = f"{state.version} waits until all control planes are Ready: {', '.join(unready)} is not"
         return Wait("UpgradeWaiting", message, blocks=False)
