@@ -13,7 +13,7 @@ PROVIDER ?= libvirt
 VERSION ?= v1.37.2
 FORMER_VERSION := v1.36.3
 PYTEST_ARGS ?=
-STORIES ?= libvirt_cluster high_availability life operations
+STORIES ?= libvirt_cluster high_availability life operations failure_domains
 
 CACHE := $(or $(CAPN_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/capn)
 VENV := $(CACHE)/venv-$(shell sha256sum requirements/dev.txt | cut -c1-12)

@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from capn.api import crd_rules as rules
 from capn.api.addons import Addon, AddonStatus
+from capn.api.kubeadm_arguments import KubeadmArguments
 from capn.api.machine_template import (
     DomainName,
     DomainNames,
@@ -29,10 +30,7 @@ from capn.api.pools import HealthCheck, Remediation, Rollout
 from capn.api.restore import RestoreFrom, RestoreStatus
 from capn.api.rule import Rule, Unique
 
-ArgValue = Annotated[str, Field(max_length=4096), rules.ARG_VALUE]
-ExtraArgs = Annotated[dict[str, ArgValue], Field(max_length=64), BeforeValidator(rules.drop_nulls), rules.ARG_NAMES]
 Cidr = Annotated[str, Field(max_length=43), *rules.CIDR_RULES]
-San = Annotated[str, Field(min_length=1, max_length=253), rules.SANS]
 
 
 class Isolation(StrEnum):
@@ -86,13 +84,7 @@ class Network(Model):
     )
 
 
-class ExtraArgsOnly(Model):
-    """Extra command line arguments of one component."""
-
-    extra_args: ExtraArgs = Field(default_factory=dict, description="Arguments without leading dashes, by name.")
-
-
-class ControlPlane(Model):
+class ControlPlane(KubeadmArguments):
     """The child's control plane (stacked etcd)."""
 
     replicas: Annotated[Literal[1, 3, 5, 7], BeforeValidator(rules.refuse_boolean), rules.ODD_REPLICAS] = Field(
@@ -105,17 +97,11 @@ class ControlPlane(Model):
         default_factory=list,
         description="Failure domains of the endpoint that these machines are spread over; none named: all of them.",
     )
-    extra_sans: Annotated[list[San], Field(max_length=32), Unique()] = Field(
-        default_factory=list,
-        alias="extraSANs",
-        description="More names and addresses in the API server's certificate.",
-    )
-    api_server: ExtraArgsOnly = Field(default_factory=ExtraArgsOnly, description="kubeadm: kube-apiserver.")
-    controller_manager: ExtraArgsOnly = Field(
-        default_factory=ExtraArgsOnly, description="kubeadm: kube-controller-manager."
-    )
-    scheduler: ExtraArgsOnly = Field(default_factory=ExtraArgsOnly, description="kubeadm: kube-scheduler.")
-    etcd: ExtraArgsOnly = Field(default_factory=ExtraArgsOnly, description="kubeadm: etcd.")
+
+    @property
+    def arguments(self) -> KubeadmArguments:
+        """What kubeadm is told of the components, apart from the machines."""
+        return KubeadmArguments.model_validate({name: getattr(self, name) for name in KubeadmArguments.model_fields})
 
 
 class Autoscaling(Model):

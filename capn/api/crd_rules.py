@@ -388,7 +388,8 @@ def _role_memory(role: str, mib: int, message: str) -> Rule:
 
 # All of a machine's spec but labels and taints, which its node takes on without a new VM.
 MACHINE_FIXED = (
-    "clusterName", "role", "ordinal", "pool", "version", "machine", "infrastructure", "failureDomain", "bootstrap",
+    "clusterName", "role", "ordinal", "pool", "version", "machine", "infrastructure", "failureDomain", "kubeadm",
+    "bootstrap",
 )  # fmt: skip
 MACHINE_SPEC_RULES = (
     Rule(

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from capn.api import crd_rules as rules
+from capn.api.kubeadm_arguments import KubeadmArguments
 from capn.api.machine_template import DomainName, Infrastructure, Labels, Machine, Taints, Version
 from capn.api.meta import Conditions, Model, ObjectMeta, RuledModel
 from capn.api.rule import Rule
@@ -51,6 +52,11 @@ class NestedMachineSpec(Model):
     )
     labels: Labels = Field(default_factory=dict, description="Labels of the node.")
     taints: Taints = Field(default_factory=list, description="Taints of the node.")
+    kubeadm: KubeadmArguments | None = Field(
+        default=None,
+        description="Of a control plane: what kubeadm was told of its components. None (a machine of an earlier release"
+        " of capn): it is not known, and no change of it replaces the machine.",
+    )
     bootstrap: BootstrapReference = Field(default_factory=BootstrapReference, description="The bootstrap data.")
 
 

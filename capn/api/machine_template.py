@@ -58,6 +58,13 @@ class Machine(Model):
         description="Name of a node image of the endpoint; by default the one for the Kubernetes version.",
     )
 
+    def is_like(self, other: Machine) -> bool:
+        """Whether it is the same size and image, however it is written: 4Gi is 4096Mi."""
+        return self._measure() == other._measure()
+
+    def _measure(self) -> tuple[int, int, int, str | None]:
+        return self.cpus, quantity_mib(self.memory), quantity_mib(self.disk), self.image
+
 
 class Infrastructure(Model):
     """Where machines run. Only a name: addresses and credentials of hypervisors are the administrator's settings."""

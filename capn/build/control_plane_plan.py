@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from capn import names
+from capn.api.kubeadm_arguments import KubeadmArguments
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import Machine
 from capn.build.failure_domains import is_outside
@@ -54,11 +55,10 @@ def compute_control_plane_plan(
     going = [machine for machine in existing if machine.metadata.deleting]
     if going:
         return ControlPlanePlan(reason="RemovingControlPlane", because=f"{_list(going)} is being removed")
-    ahead = [machine for machine in existing if _is_ahead(machine, wanted[0])]
-    if ahead and len(existing) > len(ahead):
-        name, version = ahead[0].metadata.name, ahead[0].spec.version
-        because = f"{name} has not joined, and its {version} is not wanted any more"
-        return ControlPlanePlan(delete=ahead[0], reason="RemovingControlPlane", because=because)
+    taken_back = [machine for machine in existing if is_taken_back(machine, wanted[0])]
+    if taken_back and len(existing) > len(taken_back):
+        because = f"{taken_back[0].metadata.name} has not joined, and what it was made with is not wanted any more"
+        return ControlPlanePlan(delete=taken_back[0], reason="RemovingControlPlane", because=because)
     lost = [machine for machine in movable if machine.status.failure_reason in GONE]
     if lost and len(existing) > len(lost) and _are_ready(existing, but=lost) and _keep_quorum(existing, lost):
         return ControlPlanePlan(
@@ -146,15 +146,36 @@ def _describe_progress(
     return f"{len(existing) - len(outdated)} of {len(existing)} are as the spec asks for now"
 
 
-def _is_ahead(machine: NestedMachine, manifest: Mapping[str, Any]) -> bool:
-    """Whether it was made for an upgrade that was taken back before it joined."""
-    return parse_version(machine.spec.version) > parse_version(manifest["spec"]["version"]) and not has_joined(machine)
+def is_taken_back(machine: NestedMachine, manifest: Mapping[str, Any]) -> bool:
+    """Whether it was made for an upgrade, or with arguments, that were taken back or mended before it joined."""
+    spec = manifest["spec"]
+    is_ahead = parse_version(machine.spec.version) > parse_version(spec["version"])
+    return not has_joined(machine) and (is_ahead or _is_run_otherwise(machine, manifest))
 
 
 def is_outdated(machine: NestedMachine, manifest: Mapping[str, Any]) -> bool:
-    """Whether the machine has another version or size than the spec asks for now."""
+    """Whether the machine has another version, size or arguments of its components than the spec asks for now."""
     spec = manifest["spec"]
-    return machine.spec.version != spec["version"] or machine.spec.machine != Machine.model_validate(spec["machine"])
+    is_other = machine.spec.version != spec["version"]
+    is_other |= not machine.spec.machine.is_like(Machine.model_validate(spec["machine"]))
+    return is_other or _is_run_otherwise(machine, manifest)
+
+
+def is_stillborn(machine: NestedMachine) -> bool:
+    """Whether it has come to nothing, and holds nothing: its guest says so, or it never had a VM.
+
+    Only what the machine's own status says for sure; a status that was lost says nothing.
+    """
+    if machine.status.node_ref is not None or machine.status.failure_reason is None:
+        return False
+    bootstrap = machine.status.bootstrap
+    return machine.status.provider_id is None or (bootstrap is not None and bootstrap.failed is True)
+
+
+def _is_run_otherwise(machine: NestedMachine, manifest: Mapping[str, Any]) -> bool:
+    """Whether its components have other arguments; of a machine of an earlier release nobody knows."""
+    mine = machine.spec.kubeadm
+    return mine is not None and not mine.is_like(KubeadmArguments.model_validate(manifest["spec"]["kubeadm"]))
 
 
 def choose_leaving(existing: Sequence[NestedMachine], outdated: Sequence[NestedMachine]) -> NestedMachine:

@@ -60,7 +60,8 @@ _RULES = (
         r"unknown (shorthand )?flag|flag provided but not defined|invalid argument .* for .*flag"
         r"|failed to parse kubelet flag|\"command failed\" err=",
         "InvalidArgument",
-        "Correct the component's extraArgs in the NestedCluster (spec.controlPlane.<component>.extraArgs).",
+        "Correct the component's extraArgs in the NestedCluster (spec.controlPlane.<component>.extraArgs):"
+        " the machine is then made again.",
     ),
     _rule(
         r"strict decoding error|unable to load config|error unmarshaling|couldn't parse|invalid configuration"

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
+from capn.api.kubeadm_arguments import KubeadmArguments
 from capn.api.machine_template import Taint
-from capn.build.calm import ETCD_PACE, ETCD_PATIENCE, LEADER_ELECTION, PATCHES_PATH
+from capn.build.calm import PATCHES_PATH
+from capn.build.kubeadm_components import ComponentsInput, build_components
 from capn.build.tokens import TOKEN_VALID
 from capn.build.yaml_text import build_yaml, build_yaml_documents, refuse_control_characters
 from capn.errors import InvalidSpecError
@@ -32,13 +34,10 @@ _TIMEOUTS = {
 }
 # Where every API server listens on its machine, whatever port leads to it from outside.
 API_PORT = 6443
-# etcd binds to the advertised address by default, which a machine behind address translation gets no packets for.
-_ETCD_EVERYWHERE = {"listen-client-urls": "https://0.0.0.0:2379", "listen-peer-urls": "https://0.0.0.0:2380"}
 _TOKEN_TTL = f"{TOKEN_VALID.seconds // 60}m0s"
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _LABEL_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_ARG_NAME = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.]*")
 # What the NodeRestriction admission plugin lets a kubelet say of itself inside the reserved domains.
 _SELF_LABELS = frozenset(
     {
@@ -82,11 +81,8 @@ class ClusterConfigInput:
     node: NodeInput
     token: str = field(repr=False)
     endpoint_is_virtual: bool = False  # no network card has it: the API server advertises the machine's own address
-    sans: Sequence[str] = ()
-    api_server_args: Mapping[str, str] = field(default_factory=dict)
-    controller_manager_args: Mapping[str, str] = field(default_factory=dict)
-    scheduler_args: Mapping[str, str] = field(default_factory=dict)
-    etcd_args: Mapping[str, str] = field(default_factory=dict)
+    server_name: str | None = None
+    arguments: KubeadmArguments = field(default_factory=KubeadmArguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +170,12 @@ def _build_init(config: ClusterConfigInput) -> dict[str, Any]:
 
 
 def _build_cluster(config: ClusterConfigInput) -> dict[str, Any]:
-    etcd_args = {**ETCD_PACE, **(_ETCD_EVERYWHERE if config.node.node_ip else {}), **config.etcd_args}
-    sans = list(dict.fromkeys([config.endpoint_host, "127.0.0.1", "localhost", *config.sans]))
+    components = ComponentsInput(
+        endpoint_host=config.endpoint_host,
+        arguments=config.arguments,
+        server_name=config.server_name,
+        keeps_addresses=config.node.node_ip is not None,
+    )
     return {
         "apiVersion": API_VERSION,
         "kind": "ClusterConfiguration",
@@ -188,10 +188,7 @@ def _build_cluster(config: ClusterConfigInput) -> dict[str, Any]:
             "serviceSubnet": config.service_cidr,
             "dnsDomain": config.dns_domain,
         },
-        "apiServer": {"certSANs": sans, **_build_args("apiServer", {**ETCD_PATIENCE, **config.api_server_args})},
-        "controllerManager": _build_args("controllerManager", {**LEADER_ELECTION, **config.controller_manager_args}),
-        "scheduler": _build_args("scheduler", {**LEADER_ELECTION, **config.scheduler_args}),
-        "etcd": {"local": {"dataDir": "/var/lib/etcd", **_build_args("etcd", etcd_args)}},
+        **build_components(components),
     }
 
 
@@ -224,17 +221,6 @@ def _build_registration(node: NodeInput, *, control_plane: bool) -> dict[str, An
     if node.taints is not None or not control_plane:
         registration["taints"] = [taint.to_json() for taint in node.taints or ()]
     return registration
-
-
-def _build_args(component: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-    path = f"spec.controlPlane.{component}.extraArgs"
-    for name, value in arguments.items():
-        if not _ARG_NAME.fullmatch(name):
-            raise InvalidSpecError(path, "an argument's name has letters, digits, '-', '_', '.' and no leading dashes")
-        refuse_control_characters(value, multiline=False, path=f"{path}.{name}")
-    if not arguments:
-        return {}
-    return {"extraArgs": [{"name": name, "value": arguments[name]} for name in sorted(arguments)]}
 
 
 def _check_label(name: str, value: str) -> None:

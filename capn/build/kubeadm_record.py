@@ -1,9 +1,9 @@
-"""kubeadm's own record in a child, the ConfigMap `kubeadm-config`: which version the next control plane joins with.
+"""kubeadm's own record in a child, the ConfigMap `kubeadm-config`: with what the next control plane joins.
 
-A control plane that joins takes the names of its container images from there, so it must say the version of the node
-image before the first one of that version boots. Role: pure. Inputs: the ConfigMap as the child has it (untrusted);
-outputs: the version, or a merge patch that holds the revision that it was computed from. Must not: change what else
-people have put there.
+A control plane that joins takes the names of its container images and the arguments of its components from there, so
+it must say the version of the node image, and what the spec asks for, before the first one of that kind boots. Role:
+pure. Inputs: the ConfigMap as the child has it (untrusted); outputs: the version, or a merge patch that holds the
+revision that it was computed from. Must not: change what else people have put there.
 """
 
 from __future__ import annotations
@@ -39,17 +39,51 @@ def build_version_patch(config_map: Json, version: str) -> dict[str, Any]:
 
     Image tags of etcd and CoreDNS follow only where somebody has pinned them: kubeadm knows its own.
     """
+    changed = {**_require(config_map), "kubernetesVersion": version}
+    if (companions := find_companions(version)) is not None:
+        _pin(changed, ("etcd", "local"), companions.etcd)
+        _pin(changed, ("dns",), companions.coredns)
+    return _build_patch(config_map, changed)
+
+
+def build_components_patch(config_map: Json, components: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The merge patch with these arguments and certificate names; None when they are there. CapnError as above.
+
+    What else a section has (volumes, image tags) stays. The arguments are all ours: one that is in nobody's spec goes.
+    """
+    document = _require(config_map)
+    changed = {**document, **{name: _merge(document.get(name), section) for name, section in components.items()}}
+    return None if changed == document else _build_patch(config_map, changed)
+
+
+def _merge(live: object, section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section over the live one; lists are taken whole, those of arguments in any order."""
+    merged: dict[str, Any] = dict(live) if isinstance(live, dict) else {}
+    for key, wanted in section.items():
+        there = merged.get(key)
+        if isinstance(wanted, Mapping):
+            merged[key] = _merge(there, wanted)
+        elif not (isinstance(there, list) and isinstance(wanted, list) and _sort(there) == _sort(wanted)):
+            merged[key] = wanted
+    return merged
+
+
+def _sort(entries: list[Any]) -> list[str]:
+    return sorted(map(repr, entries))
+
+
+def _require(config_map: Json) -> dict[str, Any]:
     document = _read(config_map)
     if document is None:
         message = f"ConfigMap {NAME} in {NAMESPACE} of the child holds no {_KEY} that can be read: restore it"
         raise CapnError(message, reason="ChildAnswerInvalid")
-    changed = {**document, "kubernetesVersion": version}
-    if (companions := find_companions(version)) is not None:
-        _pin(changed, ("etcd", "local"), companions.etcd)
-        _pin(changed, ("dns",), companions.coredns)
+    return document
+
+
+def _build_patch(config_map: Json, document: Mapping[str, Any]) -> dict[str, Any]:
     meta = config_map["metadata"]
     guard = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
-    return {"metadata": guard, "data": {_KEY: build_yaml(changed)}}
+    return {"metadata": guard, "data": {_KEY: build_yaml(document)}}
 
 
 def _read(config_map: Json) -> dict[str, Any] | None:

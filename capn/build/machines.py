@@ -55,7 +55,9 @@ def build_machine(  # noqa: PLR0913 - which machine, and what is not in the spec
     }
     if restore:
         fields["bootstrap"] = {"restore": restore}
-    if pool:
+    if pool is None:
+        fields["kubeadm"] = spec.control_plane.arguments.to_json()
+    else:
         fields["pool"] = pool.name
         if pool.labels:
             fields["labels"] = dict(pool.labels)

@@ -15,7 +15,6 @@ from typing import Any
 from capn import names
 from capn.api.cluster import NestedCluster, WorkerPool
 from capn.api.machine import NestedMachine
-from capn.api.machine_template import Machine, quantity_mib
 from capn.api.pools import Rollout
 from capn.build.failure_domains import compute_depths, is_outside
 from capn.build.health import is_ready
@@ -92,9 +91,8 @@ def compute_pool_plan(request: PoolRequest) -> PoolPlan:
 def is_outdated(cluster: NestedCluster, pool: WorkerPool, machine: NestedMachine, version: str) -> bool:
     """Whether it takes a new VM to make the machine what the pool asks for."""
     spec, size = machine.spec, pool.machine or cluster.spec.machine
-    wanted = (version, _measure(size), cluster.spec.infrastructure)
-    is_other = (spec.version, _measure(spec.machine), spec.infrastructure) != wanted
-    return is_other or is_outside(machine, pool.failure_domains)
+    is_same = spec.machine.is_like(size) and spec.infrastructure == cluster.spec.infrastructure
+    return spec.version != version or not is_same or is_outside(machine, pool.failure_domains)
 
 
 def is_labelled(machine: NestedMachine, pool: WorkerPool) -> bool:
@@ -125,11 +123,6 @@ def find_free_ordinals(machines: Sequence[NestedMachine], count: int) -> list[in
         if ordinal not in used:
             free.append(ordinal)
     return free
-
-
-def _measure(machine: Machine) -> tuple[int, int, int, str | None]:
-    """The size, however it is written: 4Gi is 4096Mi."""
-    return machine.cpus, quantity_mib(machine.memory), quantity_mib(machine.disk), machine.image
 
 
 def _sort(request: PoolRequest) -> _State:

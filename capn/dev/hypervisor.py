@@ -4,6 +4,7 @@ Role: starts and stops libvirtd in mount and pid namespaces of its own, so that 
 lie in one state directory and its end takes every QEMU and dnsmasq with it. Only its socket is visible outside: for a
 controller on this host it is a remote hypervisor whose files cannot be seen. It shares the host's network, because
 the controller must reach the machines; `stop` removes the bridges and packet-filter rules that libvirt leaves behind.
+Or it has a network namespace that the caller made, as another host has; what it leaves there ends with that.
 Inputs: a state directory. Outputs: a libvirt URI. Must not: import libvirt, or touch another libvirtd's objects.
 """
 
@@ -65,12 +66,16 @@ _TOOLS = {
 
 
 class Hypervisor:
-    """One private libvirtd. Needs root. The object holds no state: another process may stop what this one started."""
+    """One private libvirtd. Needs root. The object holds no state: another process may stop what this one started.
+
+    `namespace`: name of the network namespace (ip-netns(8)) that it runs in; none: the host's.
+    """
 
     pool_path = "/var/lib/libvirt/capn"
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *, namespace: str | None = None) -> None:
         self.state = state.resolve()
+        self.namespace = namespace
         self.socket = self.state / "run" / "libvirt" / "libvirt-sock"
         self.log = self.state / "libvirtd.log"
 
@@ -114,8 +119,7 @@ class Hypervisor:
         """
         for pid in reversed(self._processes()):  # the first process inside; unshare ignores SIGTERM and follows it
             _terminate(pid, timeout_s=timeout_s)
-        footprint = self._footprint()
-        remove_footprint(footprint)
+        remove_footprint(self._footprint())
         self._restore_forwarding()
         for runtime in (self.state / "init.pid", self.state / "run"):
             _remove(runtime)
@@ -170,13 +174,15 @@ class Hypervisor:
         (self.state / "etc" / "qemu.conf").write_text(_QEMU_CONF)
         (self.state / "etc" / "libvirtd.conf").write_text(_LIBVIRTD_CONF)
         before = self.state / "ip_forward.before"
-        if not before.exists():
+        if self.namespace is None and not before.exists():
             before.write_text(_IP_FORWARD.read_text())
 
     def _spawn(self) -> int:
         """Start the namespaces' first process in a session of its own; the pid of `unshare`."""
+        inside = [] if self.namespace is None else [_which("ip") or "ip", "netns", "exec", self.namespace]
         argv = [
-            "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child",
+            *inside,
+            _which("unshare") or "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child",
             sys.executable, "-I", hypervisor_init.__file__, str(self.state), _which("libvirtd") or "libvirtd",
         ]  # fmt: skip
         Path("/etc/libvirt").mkdir(exist_ok=True)  # a mount point; the packages bring it as well
@@ -186,7 +192,7 @@ class Hypervisor:
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ]
         # Not subprocess.Popen: that object complains when its process outlives it, which is what we want here.
-        return os.posix_spawn(_which("unshare") or "unshare", argv, _environment(), file_actions=files, setsid=True)
+        return os.posix_spawn(argv[0], argv, _environment(), file_actions=files, setsid=True)
 
     def _answers(self) -> bool:
         if not self.socket.is_socket():
@@ -216,7 +222,12 @@ class Hypervisor:
         return {pid for pid, argv in _command_lines() if argv[0].endswith(b"libvirtd") and _parent(pid) == init_pid}
 
     def _footprint(self) -> Footprint:
-        """Bridges and subnets of this hypervisor, remembered in a file: definitions can be gone before `stop`."""
+        """Bridges and subnets of this hypervisor, remembered in a file: definitions can be gone before `stop`.
+
+        None of one that has a namespace: on the host they are another's.
+        """
+        if self.namespace is not None:
+            return Footprint()
         memory = self.state / "footprint.json"
         remembered = Footprint()
         with contextlib.suppress(OSError, ValueError, TypeError):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from capn.api.cluster import NestedCluster, PowerState
+from capn.api.kubeadm_arguments import KubeadmArguments
 from capn.api.machine import NestedMachine, NestedMachineSpec
 from capn.api.machine_template import Machine, quantity_mib
 from capn.build.failure_domains import find_allowed, is_outside
@@ -61,6 +62,9 @@ def compare(live: NestedMachine, wanted: NestedMachineSpec, allowed: Sequence[st
     In which of them a machine is made is chosen only then.
     """
     name, before, after = live.metadata.name, _flatten(live.spec), _flatten(wanted)
+    if live.spec.kubeadm is not None and wanted.kubeadm is not None:
+        before |= _flatten_arguments(live.spec.kubeadm)
+        after |= _flatten_arguments(wanted.kubeadm)
     if is_outside(live, allowed):
         before["failureDomain"], after["failureDomain"] = live.spec.failure_domain, " or ".join(allowed)
     why = tuple(
@@ -84,6 +88,10 @@ def _flatten(spec: NestedMachineSpec) -> dict[str, object]:
     found |= {f"labels.{key}": value for key, value in spec.labels.items()}
     found |= {f"taints.{taint.key}:{taint.effect}": taint.value for taint in spec.taints}
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _flatten_arguments(arguments: KubeadmArguments) -> dict[str, object]:
+    return {f"controlPlane.{path}": value for path, value in arguments.flatten().items()}
 
 
 def compute_needs_now(machines: Iterable[NestedMachine]) -> Needs:

@@ -23,7 +23,8 @@ from capn.providers.memory_guest import (
     GuestFailedError,
     GuestPlan,
     build_node_status,
-    read_recorded_version,
+    build_record,
+    read_record,
     read_user_data,
 )
 from capn.providers.memory_restore import act_as_kubelets, restore_etcd
@@ -78,17 +79,12 @@ async def _init(world: MemoryWorld, cluster: SimulatedCluster, machine: Simulate
         cluster.api.store.replace_state({}, bump=0)  # a new machine's disk is empty, whatever there was before
     kubeadm = cluster.api.as_manager("kubeadm")
     cluster.api.raw["/version"] = (200, f'{{"gitVersion": "{machine.request.version}"}}')
-    config = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
-        "data": {"ClusterConfiguration": f"kubernetesVersion: {plan.version or machine.request.version}\n"},
-    }
-    await _create(kubeadm, CONFIG_MAP, config)
+    told = {**plan.cluster, "kubernetesVersion": plan.cluster.get("kubernetesVersion", machine.request.version)}
+    await _create(kubeadm, CONFIG_MAP, build_record(told))
     expires = world.now() + TOKEN_VALID
     token = build_token_secret(plan.token, expires=expires, description="", machine_uid=machine.ref.uid)
     await _create(kubeadm, SECRET, token)
-    await _register(kubeadm, machine, plan, world.unready_pods)
+    await _register(kubeadm, machine, plan, told, world.unready_pods)
     cluster.etcd.start_new(machine, plan.node_name)
     await cluster.publish_servers()
     cluster.initialized = True
@@ -106,9 +102,10 @@ async def _join(  # noqa: PLR0913, PLR0917 - one call site; the parts are unrela
         if world.child_lives(cluster.ref.uid):
             secret = await cluster.api.get(SECRET, token_secret_name(token), "kube-system")
             if secret is not None and _alive(secret, token, world.now()):
-                await _check_version(cluster, machine)
+                told = read_record(await cluster.api.get(CONFIG_MAP, "kubeadm-config", "kube-system"))
+                _check_version(cluster, machine, told.get("kubernetesVersion", ""))
                 if machine.ref.name not in world.silent_nodes:
-                    await _register(cluster.api.as_manager("kubelet"), machine, plan, world.unready_pods)
+                    await _register(cluster.api.as_manager("kubelet"), machine, plan, told, world.unready_pods)
                 if machine.request.role == names.ROLE_CONTROL_PLANE:
                     await _join_etcd(cluster, machine, plan, sleep)
                 return
@@ -121,14 +118,13 @@ async def _join(  # noqa: PLR0913, PLR0917 - one call site; the parts are unrela
     )
 
 
-async def _check_version(cluster: SimulatedCluster, machine: SimulatedMachine) -> None:
+def _check_version(cluster: SimulatedCluster, machine: SimulatedMachine, recorded: str) -> None:
     """What a real join comes to where kubeadm's record says another version than the node image has.
 
     A control plane's static pods get the images that the record names, and the node holds those of its own version
     only. A kubelet may not be newer than its control plane.
     """
-    config = await cluster.api.get(CONFIG_MAP, "kubeadm-config", "kube-system")
-    recorded, own = read_recorded_version(config or {}), machine.request.version
+    own = machine.request.version
     if machine.request.role == names.ROLE_CONTROL_PLANE:
         if recorded != own:
             raise GuestFailedError(
@@ -158,12 +154,14 @@ async def _join_etcd(cluster: SimulatedCluster, machine: SimulatedMachine, plan:
     raise GuestFailedError("kubeadm/etcd", "error: etcdserver: can only promote a learner member which is in sync")
 
 
-async def _register(client: KubeClient, machine: SimulatedMachine, plan: GuestPlan, unready: Collection[str]) -> None:
+async def _register(
+    client: KubeClient, machine: SimulatedMachine, plan: GuestPlan, told: dict[str, Any], unready: Collection[str]
+) -> None:
     """What the kubelet registers: the node and, on a control plane, its static pods, which go with it."""
     await _create(client, NODE, build_node(machine, plan))
     node = await client.get(NODE, plan.node_name)
     if node is not None and machine.request.role == names.ROLE_CONTROL_PLANE:
-        await show_static_pods(client, node, unready=unready)
+        await show_static_pods(client, node, told, unready=unready)
 
 
 def _alive(secret: dict[str, Any], token: str, now: datetime) -> bool:

@@ -14,6 +14,7 @@ import yaml
 from capn.errors import InvalidSpecError
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _KUBEADM_GROUP = "kubeadm.k8s.io/"
 _RESTORES = "CAPN_RESTORE=yes"
 _HEAD = 512
@@ -32,7 +33,8 @@ class GuestPlan:
     taints: tuple[dict[str, Any], ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     restores: bool = False  # it waits for a snapshot and begins with that
-    version: str = ""  # what `kubeadm init` is told; a join reads it from the child
+    # What `kubeadm init` is told, of all control planes; a join reads it from the child.
+    cluster: dict[str, Any] = field(default_factory=dict)
 
 
 class GuestFailedError(Exception):
@@ -72,15 +74,25 @@ def _read_kubeadm(documents: list[Any], *, restores: bool) -> GuestPlan:
         taints=tuple(registration.get("taints") or ()),
         labels=_parse_labels(arguments.get("node-labels", "")),
         restores=restores,
-        version=str(by_kind.get("ClusterConfiguration", {}).get("kubernetesVersion", "")),
+        cluster=by_kind.get("ClusterConfiguration", {}),
     )
 
 
-def read_recorded_version(config_map: dict[str, Any]) -> str:
-    """The version in kubeadm's own record, as a join reads it; empty when there is none."""
-    text = (config_map.get("data") or {}).get("ClusterConfiguration", "")
+def build_record(cluster: dict[str, Any]) -> dict[str, Any]:
+    """Kubeadm's own record, as `kubeadm init` uploads it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
+        "data": {"ClusterConfiguration": yaml.dump(cluster, Dumper=_Dumper)},
+    }
+
+
+def read_record(config_map: dict[str, Any] | None) -> dict[str, Any]:
+    """Kubeadm's own record, as a join reads it; empty when there is none."""
+    text = ((config_map or {}).get("data") or {}).get("ClusterConfiguration", "")
     config = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, compiled
-    return str(config.get("kubernetesVersion", "")) if isinstance(config, dict) else ""
+    return config if isinstance(config, dict) else {}
 
 
 def _parse_labels(text: str) -> dict[str, str]:

@@ -11,12 +11,12 @@ from typing import Any
 
 from capn import names
 from capn.api.conditions import find_condition
-from capn.api.resources import NODE
+from capn.api.resources import CONFIG_MAP, NODE
 from capn.errors import CapnError
 from capn.kube.client import KubeClient
 from capn.providers.base import MachineState
 from capn.providers.memory_etcd import read_snapshot
-from capn.providers.memory_guest import GuestFailedError, build_node_status
+from capn.providers.memory_guest import GuestFailedError, build_node_status, read_record
 from capn.providers.memory_static_pods import show_static_pods
 from capn.providers.memory_world import MemoryWorld, SimulatedCluster, SimulatedMachine
 
@@ -68,4 +68,6 @@ async def _report(kubelet: KubeClient, machine: SimulatedMachine, node: dict[str
             status = build_node_status(machine.address, machine.request.version)
             await kubelet.apply(NODE, {"metadata": {"name": name}, "status": status}, subresource="status")
         if machine.request.role == names.ROLE_CONTROL_PLANE:
-            await show_static_pods(kubelet, node)
+            await show_static_pods(
+                kubelet, node, read_record(await kubelet.get(CONFIG_MAP, "kubeadm-config", "kube-system"))
+            )

@@ -7,7 +7,7 @@ that are Ready, except those that a test holds back. Must not: run anything; `me
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from capn.api.conditions import find_condition
@@ -16,9 +16,22 @@ from capn.build.static_pods import COMPONENTS, NAMESPACE, SELECTOR, name_mirror_
 from capn.errors import ConflictError
 from capn.kube.client import KubeClient
 
+# Where kubeadm's ClusterConfiguration has a program's arguments.
+_SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "etcd": ("etcd", "local"),
+    "kube-apiserver": ("apiServer",),
+    "kube-controller-manager": ("controllerManager",),
+    "kube-scheduler": ("scheduler",),
+}
 
-async def show_static_pods(kubelet: KubeClient, node: dict[str, Any], *, unready: Collection[str] = ()) -> None:
-    """Make the node's mirror pods that are not there, and say that all are Ready except those named in `unready`."""
+
+async def show_static_pods(
+    kubelet: KubeClient, node: dict[str, Any], told: Mapping[str, Any], *, unready: Collection[str] = ()
+) -> None:
+    """Make the node's mirror pods that are not there, and say that all are Ready except those named in `unready`.
+
+    `told`: kubeadm's ClusterConfiguration, which says how the programs are run.
+    """
     name, uid = node["metadata"]["name"], node["metadata"]["uid"]
     listed = await kubelet.list(POD, namespace=NAMESPACE, label_selector=SELECTOR)
     there = {pod["metadata"]["name"]: pod for pod in listed.items}
@@ -26,7 +39,7 @@ async def show_static_pods(kubelet: KubeClient, node: dict[str, Any], *, unready
         pod_name = name_mirror_pod(component, name)
         if pod_name not in there:
             with contextlib.suppress(ConflictError):
-                await kubelet.create(POD, _build(component, name, uid))
+                await kubelet.create(POD, _build(component, name, uid, read_command(told, component)))
         if pod_name not in unready and find_condition(there.get(pod_name, {}), "Ready") is None:
             await tell_readiness(kubelet, pod_name, ready=True)
 
@@ -38,7 +51,15 @@ async def tell_readiness(kubelet: KubeClient, pod: str, *, ready: bool) -> None:
     await kubelet.apply(POD, told, subresource="status")
 
 
-def _build(component: str, node: str, node_uid: str) -> dict[str, Any]:
+def read_command(told: Mapping[str, Any], component: str) -> list[str]:
+    """The program's command line as kubeadm writes it: of its own arguments, only those that it was told of."""
+    section: Any = told
+    for key in _SECTIONS[component]:
+        section = section.get(key) or {}
+    return [component, *(f"--{argument['name']}={argument['value']}" for argument in section.get("extraArgs", ()))]
+
+
+def _build(component: str, node: str, node_uid: str, command: list[str]) -> dict[str, Any]:
     owner = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node_uid, "controller": True}
     return {
         "metadata": {
@@ -48,5 +69,5 @@ def _build(component: str, node: str, node_uid: str) -> dict[str, Any]:
             "annotations": {"kubernetes.io/config.mirror": node_uid},  # a drain leaves it where it is
             "ownerReferences": [owner],
         },
-        "spec": {"nodeName": node, "containers": [{"name": component}]},
+        "spec": {"nodeName": node, "containers": [{"name": component, "command": command}]},
     }

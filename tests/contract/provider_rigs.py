@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import libvirt
 
 from capn import names
+from capn.api.kubeadm_arguments import ExtraArgsOnly, KubeadmArguments
 from capn.api.resources import (
     NESTED_CLUSTER,
     NESTED_MACHINE,
@@ -117,7 +118,7 @@ def user_data(ref: MachineRef) -> bytes:
             dns_domain="cluster.local",
             node=NodeInput(name=ref.name, provider_id=provider_id),
             token="first0.0123456789abcdef",
-            api_server_args={"canary": CANARY},
+            arguments=KubeadmArguments(api_server=ExtraArgsOnly(extra_args={"canary": CANARY})),
         )
     )
     return build_user_data(

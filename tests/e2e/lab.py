@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from capn.dev.evidence import describe_object
 from capn.dev.hypervisor import Hypervisor
 from capn.image.catalogue import ImageCatalogue
 from capn.settings import cache_dir
-from tests.conftest import Kubectl, run_async
+from tests.conftest import REPO, Kubectl, run_async
 from tests.harness.controller_process import ControllerProcess
 
 IMAGE_PREFIX = "capn-node-"
@@ -117,6 +118,13 @@ class Story:
         lines += [*self.machines_evidence(), "--- the end of the controller's log"]
         return "\n".join([*lines, self.controller.tail(60)])
 
+    def capn(self, *words: str) -> str:
+        """What the command line says, as the parent's administrator."""
+        argv = [sys.executable, "-m", "capn", *words, f"--kubeconfig={self.kubectl.kubeconfig}"]
+        said = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=120, check=False).stdout
+        self.say(said)
+        return said
+
     def child(self, name: str) -> Kubectl:
         """kubectl for a child, with the kubeconfig that capn made."""
         secret = self.kubectl.json("get", "secret", f"{name}-kubeconfig", "-n", self.namespace)
@@ -186,16 +194,13 @@ def running_lab(  # noqa: PLR0913 - what stories differ in
     virtual_endpoint: bool = False,
 ) -> Iterator[Lab]:
     """A private hypervisor and a controller that watches one namespace; nothing of them is left at the end."""
-    catalogue = ImageCatalogue(cache_dir() / "images" / "node")
-    for version in versions:
-        assert catalogue.find(version) is not None, f"no node image for {version}: `make image VERSION={version}`"
+    require_images(versions)
     hypervisor = Hypervisor(directory / "hv")
     hypervisor.start()
     accel = run_async(lambda: choose_accel("auto", print))
     endpoint = hypervisor.endpoint(accel=accel, unsafe_disk_cache=True).model_dump(mode="json")
     endpoint["virtual_endpoint"] = virtual_endpoint
-    base = {"endpoints": {"libvirt": {"default": endpoint}}, "namespace": namespace, "log_format": "json"}
-    controller = ControllerProcess(directory / "controller", account, {**base, **(settings or {})})
+    controller = build_controller(directory, account, namespace, endpoint, settings)
     kubectl("create", "namespace", namespace)
     controller.start()
     try:
@@ -207,6 +212,25 @@ def running_lab(  # noqa: PLR0913 - what stories differ in
         hypervisor.purge()
         assert not left, f"left on the host: {left}"
         assert not hypervisor.state.exists()
+
+
+def require_images(versions: Sequence[str]) -> None:
+    """Fail when a node image has not been built."""
+    catalogue = ImageCatalogue(cache_dir() / "images" / "node")
+    for version in versions:
+        assert catalogue.find(version) is not None, f"no node image for {version}: `make image VERSION={version}`"
+
+
+def build_controller(
+    directory: Path,
+    account: Path,
+    namespace: str,
+    endpoint: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+) -> ControllerProcess:
+    """A controller, not yet started, that watches one namespace and has that libvirt endpoint."""
+    base = {"endpoints": {"libvirt": {"default": endpoint}}, "namespace": namespace, "log_format": "json"}
+    return ControllerProcess(directory / "controller", account, {**base, **(settings or {})})
 
 
 @dataclass

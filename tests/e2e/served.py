@@ -18,7 +18,7 @@ import yaml
 
 from capn.dev.child import TOOLBOX_IMAGE
 from tests.conftest import Kubectl
-from tests.e2e.lab import Lab, condition
+from tests.e2e.lab import Story, condition
 from tests.harness.steady_client import Count, SteadyClient, get
 
 APP = "web"
@@ -38,7 +38,7 @@ def call_api(child: Kubectl) -> SteadyClient:
     )
 
 
-def report(lab: Lab, api: SteadyClient, what: str) -> Count:
+def report(lab: Story, api: SteadyClient, what: str) -> Count:
     """Say what the API's client met during `what`, and begin to count anew."""
     count = api.take()
     lab.say(f"{what}: the child's API: {count}")
@@ -49,7 +49,7 @@ def report(lab: Lab, api: SteadyClient, what: str) -> Count:
 class Served:
     """`address`: the node whose port the page's client uses; a story moves it when that node is to go."""
 
-    lab: Lab
+    lab: Story
     cluster: str
     address: str
     api: SteadyClient
@@ -63,19 +63,19 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(lab: Lab, cluster: str, *, node: str, replicas: int = 1) -> Iterator[Served]:
-    """Deploy, wait until the page is there, and let the clients run."""
+def serving(lab: Story, cluster: str, *, node: str, replicas: int = 1, spread: str | None = None) -> Iterator[Served]:
+    """Deploy, wait until the page is there, and let the clients run. `spread`: a label of nodes, to have pods apart."""
     child = lab.child(cluster)
-    web = build_web(replicas)
+    web = build_web(replicas, spread)
     lab.wait_for("the child takes the web server", lambda: child.apply(*web), limit_s=_LIMIT_S)
-    page = SteadyClient("page", lambda: _fetch(served.address))
+    page = SteadyClient("page", lambda: fetch_page(served.address))
     served = Served(lab, cluster, node_address(lab, node), call_api(child), page)
     lab.wait_for("the page is served", lambda: _answers(served), limit_s=_LIMIT_S)
     with served.api, served.page:
         yield served
 
 
-def node_address(lab: Lab, machine: str) -> str:
+def node_address(lab: Story, machine: str) -> str:
     """A machine's own address."""
     found = lab.machine(machine)
     assert found is not None, machine
@@ -104,8 +104,9 @@ def read_access(child: Kubectl) -> tuple[ssl.SSLContext, str, int]:
     return tls, server.hostname, server.port or 443
 
 
-def build_web(replicas: int) -> list[dict[str, Any]]:
+def build_web(replicas: int, spread: str | None) -> list[dict[str, Any]]:
     """Deployment, Service and budget; the image is in every node image."""
+    apart = {"maxSkew": 1, "topologyKey": spread, "whenUnsatisfiable": "DoNotSchedule", "nodeTaintsPolicy": "Honor"}
     labels = {"app": APP}
     meta = {"name": APP, "namespace": "default"}
     serve = f"echo {_PAGE.decode()} >/www/index.html; exec httpd -f -p {_PORT} -h /www"
@@ -119,7 +120,10 @@ def build_web(replicas: int) -> list[dict[str, Any]]:
         # Until every node has heard that the pod is none of the Service's any more.
         "lifecycle": {"preStop": {"sleep": {"seconds": 10}}},
     }
-    template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+    pod: dict[str, Any] = {"containers": [container]}
+    if spread is not None:
+        pod["topologySpreadConstraints"] = [{**apart, "labelSelector": {"matchLabels": labels}}]
+    template = {"metadata": {"labels": labels}, "spec": pod}
     return [
         {
             "apiVersion": "apps/v1",
@@ -146,7 +150,8 @@ def build_web(replicas: int) -> list[dict[str, Any]]:
     ]
 
 
-def _fetch(address: str) -> None:
+def fetch_page(address: str) -> None:
+    """Get the page from that node's port by a new connection. OSError when something else comes."""
     page = get(address, NODE_PORT, "/")
     if page.strip() != _PAGE:
         raise OSError(f"another page: {page[:40]!r}")
@@ -154,7 +159,7 @@ def _fetch(address: str) -> None:
 
 def _answers(served: Served) -> bool:
     try:
-        _fetch(served.address)
+        fetch_page(served.address)
     except OSError:
         return False
     return True

@@ -87,7 +87,22 @@ def _first_word_of_failure(lab: Lab) -> float:
     raise AssertionError(lab.evidence())
 
 
-def test_a_stuck_cluster_can_be_deleted(lab: Lab) -> None:
+def test_a_corrected_flag_has_the_machine_made_again(lab: Lab) -> None:
+    failed = lab.machine("bad-cp-0")
+    assert failed is not None
+    uid = failed["metadata"]["uid"]
+    lab.kubectl.apply(manifest("bad", controlPlane={"apiServer": {"extraArgs": {"v": "1"}}}))
+
+    def boots() -> bool:
+        machine = lab.machine("bad-cp-0") or {}
+        stage = str(machine.get("status", {}).get("bootstrap", {}).get("stage", ""))
+        return bool(machine and machine["metadata"]["uid"] != uid and stage.startswith("kubeadm/"))
+
+    lab.wait_for("another machine runs kubeadm", boots, limit_s=BOOT_LIMIT_S)
+    assert len(lab.domains()) == 1
+
+
+def test_a_cluster_in_mid_boot_can_be_deleted(lab: Lab) -> None:
     _delete(lab, "bad")
 
 

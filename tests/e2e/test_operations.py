@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 
 from capn.dev.child import TOOLBOX_IMAGE
-from tests.conftest import REPO, Kubectl
+from tests.conftest import Kubectl
 from tests.e2e.lab import BOOT_LIMIT_S, Lab, build_cluster, build_marks, condition, running_lab
 from tests.e2e.served import call_api, report
 from tests.harness.steady_client import SteadyClient
@@ -163,9 +162,7 @@ def test_another_size_is_planned_and_rolls(lab: Lab, api: SteadyClient) -> None:
     wanted = manifest(small_mib=1408, addons=[])
     file = lab.directory / "wanted.yaml"
     file.write_text(json.dumps(wanted))
-    words = [sys.executable, "-m", "capn", "plan", "-f", str(file), f"--kubeconfig={lab.kubectl.kubeconfig}"]
-    planned = subprocess.run(words, cwd=REPO, capture_output=True, text=True, timeout=120, check=False).stdout
-    lab.say(planned)
+    planned = lab.capn("plan", "-f", str(file))
     assert SMALL in planned
     assert BATCH not in planned
     lab.kubectl.apply(wanted)

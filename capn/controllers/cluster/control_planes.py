@@ -14,6 +14,8 @@ from capn.api.machine import NestedMachine
 from capn.build.control_plane_plan import (
     ControlPlanePlan,
     compute_control_plane_plan,
+    is_outdated,
+    is_stillborn,
     select_needed,
     select_outdated,
     select_replaceable,
@@ -25,6 +27,7 @@ from capn.build.remediation import CONTROL_PLANES, Verdict
 from capn.build.said import Said
 from capn.build.upgrade_stage import Stage, compute_plane_version
 from capn.controllers.cluster import preflight
+from capn.controllers.cluster.components import record_components
 from capn.controllers.cluster.healing import examine, keep_verdict, replace, tell_gravest
 from capn.controllers.cluster.machines import delete_machines, restore_stamps
 from capn.controllers.cluster.placement import PLACE_POLL_S, create_placed, find_unknown
@@ -41,6 +44,16 @@ async def reconcile_first_control_plane(scope: ClusterScope) -> Wait | None:
         return Wait(said.reason, said.message, PLACE_POLL_S)
     for machine in existing:
         await restore_stamps(scope, machine, _build(scope, machine.spec.ordinal))
+    return None if scope.initialized or scope.restoring is not None else await _begin_anew(scope, existing)
+
+
+async def _begin_anew(scope: ClusterScope, existing: Sequence[NestedMachine]) -> Wait | None:
+    """Give up a machine that failed to make a cluster of what the spec does not ask for any more."""
+    for machine in existing:
+        if is_stillborn(machine) and is_outdated(machine, _build(scope, machine.spec.ordinal)):
+            await delete_machines(scope, [machine])
+            message = f"{machine.metadata.name} failed and is made again as the spec asks for now"
+            return Wait("ReplacingControlPlane", message)
     return None
 
 
@@ -67,6 +80,7 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     if (wait := await _check_child(scope, plan, wanted[0])) is not None:
         return wait
     if plan.create is not None:
+        await record_components(scope)
         obstacle = await create_placed(scope, plan.create)
     if plan.delete is not None:
         patient = patients.get(plan.delete.metadata.name)

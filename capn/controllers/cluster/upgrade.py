@@ -119,7 +119,7 @@ async def _begin(scope: ClusterScope, state: UpgradeState, client: KubeClient) -
     if scope.kubeadm_config is None:
         raise TransientError("kubeadm's record was not read")
     patch = kubeadm_record.build_version_patch(scope.kubeadm_config, state.version)
-    await client.merge_patch(CONFIG_MAP, kubeadm_record.NAME, kubeadm_record.NAMESPACE, patch)
+    scope.kubeadm_config = await client.merge_patch(CONFIG_MAP, kubeadm_record.NAME, kubeadm_record.NAMESPACE, patch)
     before = compute_oldest(state.planes)
     if before != state.version:
         _tell(scope, "UpgradeStarted", f"control planes go from {before} to {state.version}, one by one")

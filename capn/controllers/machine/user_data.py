@@ -49,7 +49,7 @@ def build_machine_user_data(  # noqa: PLR0913 - the parts come from five places
         node_ip=node_address,
     )
     if not joins:
-        config = _build_init(cluster, machine.spec.version, endpoint, node, token)
+        config = _build_init(cluster, machine, endpoint, node, token)
     else:
         config = build_join_config(
             JoinInput(
@@ -96,12 +96,11 @@ def compute_taints(cluster: NestedCluster, machine: NestedMachine) -> list[Taint
     return None if cluster.spec.workers else []
 
 
-def _build_init(cluster: NestedCluster, version: str, endpoint: Endpoint, node: NodeInput, token: str) -> str:
-    spec = cluster.spec
-    plane, access = spec.control_plane, cluster.status.access
+def _build_init(cluster: NestedCluster, machine: NestedMachine, endpoint: Endpoint, node: NodeInput, token: str) -> str:
+    spec, access = cluster.spec, cluster.status.access
     return build_init_config(
         ClusterConfigInput(
-            version=version,
+            version=machine.spec.version,
             cluster=cluster.metadata.name,
             endpoint_host=endpoint.host,
             endpoint_port=endpoint.port,
@@ -111,10 +110,8 @@ def _build_init(cluster: NestedCluster, version: str, endpoint: Endpoint, node: 
             node=node,
             token=token,
             endpoint_is_virtual=endpoint.virtual is True,
-            sans=[*plane.extra_sans, *([access.server_name] if access is not None else [])],
-            api_server_args=plane.api_server.extra_args,
-            controller_manager_args=plane.controller_manager.extra_args,
-            scheduler_args=plane.scheduler.extra_args,
-            etcd_args=plane.etcd.extra_args,
+            server_name=None if access is None else access.server_name,
+            # The cluster may have been given others since; then the machine is replaced.
+            arguments=machine.spec.kubeadm or spec.control_plane.arguments,
         )
     )

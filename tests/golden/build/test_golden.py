@@ -18,6 +18,7 @@ from tests.golden.snapshots import YamlFile
 from tests.unit.build.samples import (
     NOW,
     TOKEN,
+    make_arguments,
     make_cluster,
     make_fixed_pair,
     make_fixed_pki,
@@ -52,11 +53,13 @@ def test_kubeadm_init_with_everything(golden: SnapshotAssertion) -> None:
     taint = Taint(key="dedicated", value="cp", effect="NoExecute")
     config = make_init_input(
         node=make_node(labels={"tier": "cp"}, taints=(taint,), node_ip="10.89.0.10"),
-        sans=("demo.example", "192.0.2.7"),
-        api_server_args={"audit-log-path": "-", "v": "2"},
-        controller_manager_args={"node-monitor-grace-period": "1m0s"},
-        scheduler_args={"v": "1e3"},
-        etcd_args={"heartbeat-interval": "500"},
+        arguments=make_arguments(
+            ["demo.example", "192.0.2.7"],
+            api_server={"audit-log-path": "-", "v": "2"},
+            controller_manager={"node-monitor-grace-period": "1m0s"},
+            scheduler={"v": "1e3"},
+            etcd={"heartbeat-interval": "500"},
+        ),
     )
     assert build_init_config(config) == golden
 

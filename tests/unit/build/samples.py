@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from capn.api.cluster import NestedCluster
+from capn.api.kubeadm_arguments import ExtraArgsOnly, KubeadmArguments
 from capn.api.machine import NestedMachine
 from capn.api.machine_template import Taint
 from capn.build.cloudinit import BootstrapMode, UserDataInput
@@ -45,6 +47,12 @@ def make_node(name: str = "demo-cp-0", **fields: object) -> NodeInput:
     values: dict[str, Any] = {"name": name, "provider_id": f"capn-libvirt://team-a/demo/{name}/0000"}
     values.update(fields)
     return NodeInput(**values)
+
+
+def make_arguments(sans: Sequence[str] = (), **components: dict[str, str]) -> KubeadmArguments:
+    """Arguments by component (api_server, ...); also such as validation would refuse."""
+    sections = {name: ExtraArgsOnly.model_construct(extra_args=found) for name, found in components.items()}
+    return KubeadmArguments.model_construct(None, extra_sans=list(sans), **sections)
 
 
 def make_init_input(**fields: object) -> ClusterConfigInput:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from capn import names
-from capn.api.machine import NestedMachine, NodeReference
+from capn.api.machine import NestedMachine, NestedMachineStatus, NodeReference
 from capn.build.control_plane_plan import (
     ControlPlanePlan,
     compute_control_plane_plan,
+    is_stillborn,
     select_needed,
     select_replaceable,
 )
@@ -150,6 +151,55 @@ def test_what_was_made_for_an_upgrade_that_is_taken_back_goes_if_it_has_not_join
     found = plan(1, machine(0), unjoined)
     assert (deleted(found), found.reason) == ("c-cp-1", "RemovingControlPlane")
     assert deleted(plan(1, unjoined)) is None  # the only one: there is nothing to go back to
+
+
+def run_with(level: str) -> dict[str, Any]:
+    return {"apiServer": {"extraArgs": {"v": level}}}
+
+
+def test_other_arguments_roll_those_that_have_joined_and_give_up_one_that_has_not() -> None:
+    old = joined(0, kubeadm=run_with("2"))
+    found = plan(1, old, kubeadm=run_with("4"))
+    assert (created(found), found.reason) == (1, "RollingOut")
+    assert plan(1, old, kubeadm=run_with("2")) == ControlPlanePlan()
+    unjoined = machine(1, ready=False, kubeadm=run_with("3"))
+    for level in "24":
+        found = plan(1, old, unjoined, kubeadm=run_with(level))
+        assert (deleted(found), found.reason) == ("c-cp-1", "RemovingControlPlane")
+    assert plan(1, old, unjoined, kubeadm=run_with("3")).reason == "WaitingForMachines"
+    found = plan(1, old, joined(1, ready=False, kubeadm=run_with("3")), kubeadm=run_with("4"))
+    assert (found.delete, found.reason) == (None, "WaitingForMachines")
+    assert deleted(plan(1, unjoined, kubeadm=run_with("4"))) is None  # the only one: there is nothing to go on with
+
+
+def test_what_a_machine_of_an_earlier_release_was_made_with_is_not_known() -> None:
+    assert plan(1, machine(0), kubeadm=run_with("4")) == ControlPlanePlan()
+
+
+def test_a_size_that_is_written_in_another_way_changes_nothing() -> None:
+    assert plan(1, machine(0, machine=SIZE | {"memory": "4Gi"}), machine=SIZE | {"memory": "4096Mi"}).reason == ""
+
+
+STILLBORN: tuple[tuple[dict[str, Any], bool], ...] = (
+    ({"failureReason": "InvalidArgument", "providerID": "x", "bootstrap": {"failed": True}}, True),
+    ({"failureReason": "ImageNotFound"}, True),
+    # Statuses that were lost, in part or all: nobody knows what the machine holds.
+    ({}, False),
+    ({"bootstrap": {"failed": True}}, False),
+    ({"failureReason": "BootstrapTimedOut", "providerID": "x"}, False),
+    ({"failureReason": "BootstrapTimedOut", "providerID": "x", "bootstrap": {"stage": "done"}}, False),
+    ({"failureReason": "MachineLost", "providerID": "x", "nodeRef": {"name": "n", "uid": "u"}}, False),
+    (
+        {"failureReason": "X", "providerID": "x", "bootstrap": {"failed": True}, "nodeRef": {"name": "n", "uid": "u"}},
+        False,
+    ),
+)
+
+
+@pytest.mark.parametrize(("status", "expected"), STILLBORN)
+def test_only_what_surely_holds_nothing_is_given_up(status: dict[str, Any], *, expected: bool) -> None:
+    found = machine(0).model_copy(update={"status": NestedMachineStatus.model_validate(status)})
+    assert is_stillborn(found) is expected
 
 
 def test_one_that_lost_its_vm_is_replaced_while_the_others_have_quorum() -> None:

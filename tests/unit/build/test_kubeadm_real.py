@@ -12,7 +12,7 @@ import yaml
 from capn.api.machine_template import Taint
 from capn.build.calm import PATCHES_PATH, PROBES, build_patches
 from capn.build.kubeadm import build_init_config, build_join_config
-from tests.unit.build.samples import make_init_input, make_join_input, make_node
+from tests.unit.build.samples import make_arguments, make_init_input, make_join_input, make_node
 
 pytestmark = pytest.mark.integration
 TAINT = Taint(key="dedicated", value="1e3", effect="NoExecute")
@@ -20,14 +20,15 @@ ARGUMENTS = {"v": "2", "feature-gates": "A=true,B=false", "x": "yes"}
 
 CONFIGURATIONS = {
     "init": build_init_config(make_init_input()),
-    "init-named-endpoint": build_init_config(make_init_input(endpoint_host="demo.example", sans=("192.0.2.1", "a.b"))),
+    "init-named-endpoint": build_init_config(
+        make_init_input(endpoint_host="demo.example", arguments=make_arguments(["192.0.2.1", "a.b"]))
+    ),
     "init-everything": build_init_config(
         make_init_input(
             node=make_node(labels={"tier": "1e3", "on": "y"}, taints=(TAINT,), node_ip="10.89.0.10"),
-            api_server_args=ARGUMENTS,
-            controller_manager_args=ARGUMENTS,
-            scheduler_args=ARGUMENTS,
-            etcd_args=ARGUMENTS,
+            arguments=make_arguments(
+                api_server=ARGUMENTS, controller_manager=ARGUMENTS, scheduler=ARGUMENTS, etcd=ARGUMENTS
+            ),
         )
     ),
     "join": build_join_config(make_join_input()),

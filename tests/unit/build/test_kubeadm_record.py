@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 import yaml
 
-from capn.build.kubeadm_record import build_version_patch, read_version
+from capn.build.kubeadm import build_init_config
+from capn.build.kubeadm_components import ComponentsInput, build_components
+from capn.build.kubeadm_record import build_components_patch, build_version_patch, read_version
 from capn.errors import CapnError
+from tests.unit.build.samples import make_arguments, make_init_input, make_node
 
 TEXT = """apiServer:
   certSANs: [10.89.0.10]
@@ -55,11 +58,41 @@ def test_pinned_image_tags_follow_and_their_neighbours_stay() -> None:
     assert changed(record("etcd: {external: {}}"), "v1.37.2")["etcd"] == {"external": {}}
 
 
+COMPONENTS = ComponentsInput("10.89.0.10", make_arguments(["a.test"], api_server={"v": "4"}), keeps_addresses=True)
+
+
+def test_arguments_and_names_are_replaced_and_their_neighbours_stay() -> None:
+    text = TEXT.replace("  certSANs:", "  extraVolumes: [{name: audit}]\n  certSANs:")
+    patch = build_components_patch(record(text), build_components(COMPONENTS))
+    assert patch is not None
+    assert patch["metadata"] == {"uid": "u", "resourceVersion": "7"}
+    found = yaml.safe_load(patch["data"]["ClusterConfiguration"])
+    assert found["apiServer"]["certSANs"] == ["10.89.0.10", "127.0.0.1", "localhost", "a.test"]
+    assert {"name": "v", "value": "4"} in found["apiServer"]["extraArgs"]
+    assert found["apiServer"]["extraVolumes"] == [{"name": "audit"}]
+    assert found["etcd"]["local"]["dataDir"] == "/var/lib/etcd"
+    assert {"name": "listen-peer-urls", "value": "https://0.0.0.0:2380"} in found["etcd"]["local"]["extraArgs"]
+    assert (found["dns"], found["kubernetesVersion"]) == ({}, "v1.36.3")
+
+
+def test_a_record_of_the_same_in_any_order_is_not_written() -> None:
+    wanted = build_components(COMPONENTS)
+    shuffled = {**wanted, "apiServer": {name: found[::-1] for name, found in wanted["apiServer"].items()}}
+    assert shuffled != wanted
+    assert build_components_patch(record(yaml.safe_dump(shuffled)), wanted) is None
+    # What `kubeadm init` was told is what it records.
+    config = make_init_input(node=make_node(node_ip="10.89.0.10"), arguments=COMPONENTS.arguments)
+    told = next(text for text in build_init_config(config).split("---") if "kind: ClusterConfiguration" in text)
+    assert build_components_patch(record(told), wanted) is None
+
+
 @pytest.mark.parametrize("text", [None, 7, "[", "- a", "x" * (300 << 10), "[" * 50, "a: &b 1\nc: *b"])
 def test_what_cannot_be_read_is_said_and_never_overwritten(text: object) -> None:
     assert read_version(record(text)) is None
     with pytest.raises(CapnError, match="restore it"):
         build_version_patch(record(text), "v1.37.2")
+    with pytest.raises(CapnError, match="restore it"):
+        build_components_patch(record(text), build_components(COMPONENTS))
 
 
 @pytest.mark.parametrize("version", ["1.37", "latest", 1.37, "v1.37.2\n"])

@@ -33,6 +33,16 @@ def test_the_api_servers_certificate_has_the_name_by_which_the_gate_knows_it(acc
     assert (NAME in data) is (access is not None)
 
 
+def test_the_first_machine_is_made_with_what_it_is_marked_with_whatever_the_cluster_says_by_then() -> None:
+    cluster = make_cluster(controlPlane={"scheduler": {"extraArgs": {"v": "7"}}})
+    marked = make_machine(kubeadm={"scheduler": {"extraArgs": {"profiling": "false"}}, "extraSANs": ["a.test"]})
+    data = build(cluster, marked, joins=False)
+    assert "name: profiling" in data
+    assert "a.test" in data
+    assert "name: v\n" not in data
+    assert "name: v\n" in build(cluster, make_machine(), joins=False)  # a machine of an earlier release
+
+
 @pytest.mark.parametrize("domain", [None, "rack-a"])
 def test_a_node_registers_with_its_failure_domain_as_zone(domain: str | None) -> None:
     data = build(make_cluster(), make_machine(failureDomain=domain), joins=True)

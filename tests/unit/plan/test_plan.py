@@ -188,6 +188,28 @@ def test_a_control_plane_that_has_the_endpoint_stays_and_counts_as_it_is() -> No
     assert (len(actions(virtual)), virtual.notes, virtual.after.memory_mib) == (3, (), 3 * 4096)
 
 
+def test_arguments_of_components_replace_control_planes_and_say_which() -> None:
+    asked = {"apiServer": {"extraArgs": {"v": "2"}}, "extraSANs": ["b.test", "a.test"]}
+    changed = {"apiServer": {"extraArgs": {"profiling": "false"}}, "extraSANs": ["a.test", "b.test"]}
+    found = plan(BASE | {"controlPlane": asked}, BASE | {"controlPlane": changed})
+    assert actions(found) == {"c1-cp-0": "replace"}
+    [why] = (change.why for change in found.machines if change.action is Action.REPLACE)
+    assert [str(one) for one in why] == [
+        "controlPlane.apiServer.extraArgs.profiling: none -> false",
+        "controlPlane.apiServer.extraArgs.v: 2 -> none",
+    ]
+
+
+def test_arguments_of_a_machine_of_an_earlier_release_are_not_known_and_replace_nothing() -> None:
+    cluster = live(BASE)
+    machines = [
+        machine.model_copy(update={"spec": machine.spec.model_copy(update={"kubeadm": None})})
+        for machine in machines_of(cluster)
+    ]
+    after = manifest(BASE | {"controlPlane": {"etcd": {"extraArgs": {"v": "2"}}}}, uid="uid-c1")
+    assert actions(compute_plan(PlanRequest(after, Surroundings([cluster], machines)))) == {}
+
+
 def test_why_a_machine_is_replaced() -> None:
     found = plan(BASE, BASE | {"workers": [{"name": "md", "replicas": 2, "machine": BIG}]})
     [why] = {change.why for change in found.machines if change.action is Action.REPLACE}
