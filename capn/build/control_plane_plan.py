@@ -101,7 +101,10 @@ def select_replaceable(existing: Sequence[NestedMachine], *, fixed: bool) -> lis
 
 
 def select_needed(
-    plan: ControlPlanePlan, existing: Sequence[NestedMachine], manifest: Mapping[str, Any]
+    plan: ControlPlanePlan,
+    existing: Sequence[NestedMachine],
+    manifest: Mapping[str, Any],
+    allowed: Collection[str] = (),
 ) -> list[NestedMachine]:
     """Those whose programs have to be ready before `plan` is carried out, or, when it is empty, before all is well.
 
@@ -110,7 +113,8 @@ def select_needed(
     """
     if plan.reason not in _CALM or (not plan.reason and len(existing) == 1):
         return []
-    return [machine for machine in existing if machine is not plan.delete and not is_outdated(machine, manifest)]
+    outdated = select_outdated(existing, manifest, allowed)
+    return [machine for machine in existing if machine is not plan.delete and machine not in outdated]
 
 
 def _change_count(

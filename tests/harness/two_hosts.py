@@ -88,6 +88,10 @@ class TwoHosts:
         domains = {name: {"uri": host.uri, "addresses": str(parts[name])} for name, host in self.hosts.items()}
         return {"kind": "libvirt", "network": NETWORK, "pool_path": Hypervisor.pool_path, "domains": domains, **common}
 
+    def bridge(self, name: str) -> str:
+        """The bridge of its network."""
+        return self._bridges[name]
+
     def virsh(self, name: str, *args: str) -> str:
         """Ask one of them as its administrator."""
         return _run("virsh", "--quiet", "--connect", self.hosts[name].uri, *args)

@@ -77,7 +77,7 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     _note_drift(scope, wanted[0], allowed)
     if _is_needed_for_dns(scope, plan.delete):
         return Wait("WaitingForDNS", f"{scope.dns_waits}; until then no control plane leaves", POLL_S, blocks=False)
-    if (wait := await _check_child(scope, plan, wanted[0])) is not None:
+    if wait := await _check_child(scope, plan, select_needed(plan, scope.control_planes(), wanted[0], allowed)):
         return wait
     if plan.create is not None:
         await record_components(scope)
@@ -109,7 +109,7 @@ def _conclude(scope: ClusterScope, plan: ControlPlanePlan, verdict: Verdict) -> 
     return Wait(said.reason or "WaitingForMachines", said.message, verdict.after_s, blocks=False)
 
 
-async def _check_child(scope: ClusterScope, plan: ControlPlanePlan, manifest: dict[str, Any]) -> Wait | None:
+async def _check_child(scope: ClusterScope, plan: ControlPlanePlan, needed: Sequence[NestedMachine]) -> Wait | None:
     """What in the child holds the next operation up, or keeps the last one from being over.
 
     Nodes are Ready minutes before their API servers are where all share few CPUs. Not asked of a cluster at rest.
@@ -117,7 +117,6 @@ async def _check_child(scope: ClusterScope, plan: ControlPlanePlan, manifest: di
     is_over = plan.create is None and plan.delete is None
     if is_over and scope.was_true(ClusterCondition.CONTROL_PLANE_READY):
         return None
-    needed = select_needed(plan, scope.control_planes(), manifest)
     said = await preflight.find_unready_components(scope, needed) if needed else None
     if said is None and plan.create is not None:
         said = await preflight.find_obstacle_to_joining(scope)

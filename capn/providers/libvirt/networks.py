@@ -277,7 +277,8 @@ def _reserve_endpoint(session: Session, endpoint: LibvirtEndpoint, request: Clus
     view = parse_network(handle.XMLDesc(0))
     if view.subnet is None or not view.has_dhcp:
         raise TerminalError(
-            f"the network {view.name} has no DHCP of libvirt's, which fixes machines' addresses: choose one that has",
+            f"the network {view.name} has no DHCP of libvirt's, which fixes machines' addresses: choose one that has,"
+            " or give it a <dhcp> with a range or one <host> entry",
             reason="NetworkUnusable",
         )
     if view.find_host(endpoint_mac(cluster)) is not None:

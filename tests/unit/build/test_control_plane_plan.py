@@ -279,3 +279,11 @@ def test_whose_programs_have_to_be_ready(
     found = plan(replicas, *existing, machine=size)
     selected = select_needed(found, existing, manifest(0, machine=size))
     assert [one.spec.ordinal for one in selected] == needed
+
+
+def test_one_outside_of_its_domains_does_not_hold_up_its_own_replacement() -> None:
+    existing = [machine(0, failureDomain="a"), machine(1, failureDomain="b"), machine(2, failureDomain="a")]
+    wanted = [manifest(ordinal) for ordinal in range(4)]
+    found = compute_control_plane_plan(wanted, existing, allowed=["a"])
+    assert found.reason == "RollingOut"
+    assert [one.spec.ordinal for one in select_needed(found, existing, wanted[0], ["a"])] == [0, 2]
