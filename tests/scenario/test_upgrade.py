@@ -203,6 +203,23 @@ async def test_the_order_and_that_everything_serves_meanwhile(scenario: Scenario
     await is_at_rest(scenario, child)
 
 
+async def test_arguments_that_change_with_the_version_go_with_the_same_machines(scenario: Scenario) -> None:
+    child = await create(scenario, replicas=3)
+    made: set[str] = set()
+    async with running_addons(child, OLD), watched(scenario, child, NEW):
+        await scenario.patch("c1", {"version": NEW, "controlPlane": {"scheduler": {"extraArgs": {"v": "4"}}}})
+
+        async def is_done() -> bool:
+            made.update(machine["metadata"]["uid"] for machine in await machines(scenario, names.ROLE_CONTROL_PLANE))
+            return (await scenario.condition("c1", "Upgraded")).get("reason") == "Upgraded"
+
+        await scenario.until(is_done, limit_s=LIMIT_S)
+        await has_settled(scenario, NEW)
+    assert len(made) == 6  # each was replaced once
+    pods = (await child.list(POD, namespace=SYSTEM, label_selector="component=kube-scheduler")).items
+    assert [pod["spec"]["containers"][0]["command"][-1] for pod in pods] == ["--v=4"] * 3
+
+
 async def test_a_patch_of_the_same_minor_is_an_upgrade_too(scenario: Scenario) -> None:
     child = await create(scenario, workers=1)
     async with running_addons(child, OLD), watched(scenario, child, PATCH) as seen:
