@@ -11,6 +11,7 @@ import yaml
 from capn import names
 from capn.api.resources import CONFIG_MAP, NESTED_MACHINE, POD
 from capn.kube.memory import MemoryKubeClient
+from capn.settings import MemoryEndpoint
 from tests.harness.pools import child_of
 from tests.harness.scenario import NAMESPACE_NAME, Scenario, running_scenario
 
@@ -160,24 +161,25 @@ async def test_the_first_one_is_made_again_when_what_it_failed_with_is_corrected
     assert all("--v=4" in flags for flags in await flags_of(await child_of(scenario)))
 
 
-async def test_one_that_boots_with_what_is_not_wanted_any_more_is_not_thrown_away(scenario: Scenario) -> None:
+async def test_one_that_boots_with_what_is_not_wanted_any_more_is_not_thrown_away() -> None:
     """It may have made a cluster by the time that it is looked at; then it is replaced as any other one."""
-    await scenario.create(controlPlane=with_verbosity("2"))
+    async with running_scenario(MemoryEndpoint(boot_s=1.0)) as scenario:
+        await scenario.create(controlPlane=with_verbosity("2"))
 
-    async def boots() -> bool:
-        return (await scenario.condition("c1-cp-0", "BootstrapSucceeded", of="machine")).get("status") == "False"
+        async def boots() -> bool:
+            return (await scenario.condition("c1-cp-0", "BootstrapSucceeded", of="machine")).get("status") == "False"
 
-    await scenario.until(boots)
-    before = await planes(scenario)
-    await scenario.patch("c1", {"controlPlane": with_verbosity("4")})
+        await scenario.until(boots)
+        before = await planes(scenario)
+        await scenario.patch("c1", {"controlPlane": with_verbosity("4")})
 
-    async def is_initialized() -> bool:
-        return (await scenario.condition("c1", "ControlPlaneInitialized")).get("status") == "True"
+        async def is_initialized() -> bool:
+            return (await scenario.condition("c1", "ControlPlaneInitialized")).get("status") == "True"
 
-    await scenario.until(is_initialized, limit_s=LIMIT_S)
-    assert before.items() <= (await planes(scenario)).items()
-    await all_new(scenario, before, 1)
-    assert all("--v=4" in flags for flags in await flags_of(await child_of(scenario)))
+        await scenario.until(is_initialized, limit_s=LIMIT_S)
+        assert before.items() <= (await planes(scenario)).items()
+        await all_new(scenario, before, 1)
+        assert all("--v=4" in flags for flags in await flags_of(await child_of(scenario)))
 
 
 async def test_a_control_plane_of_an_earlier_release_is_not_replaced_for_its_arguments(scenario: Scenario) -> None:
