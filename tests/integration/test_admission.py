@@ -177,6 +177,7 @@ def test_nothing_but_labels_and_taints_of_a_machine_changes(
         "version": "v1.37.3",
         "machine": {"image": "other"},
         "infrastructure": {"endpoint": "b"},
+        "kubeadm": {"etcd": {"extraArgs": {"v": "1"}}},
         "bootstrap": {"dataSecretName": "s"},
     }
     patch = json.dumps({"spec": {field: changed.get(field, "other"), "labels": {"a": None, "c": "d"}}})
