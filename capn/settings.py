@@ -102,9 +102,9 @@ class LibvirtEndpoint(_Divisible):
         default=None, description="The part of `network` that machines get their addresses of; none: all of it."
     )
     virtual_endpoint: bool = Field(
-        default=False,
-        description="New clusters' control planes hold the endpoint's address among themselves (on trial: ADR 20), so"
-        " that each of them can be replaced; false: the first one has it, and stays.",
+        default=True,
+        description="New clusters' control planes hold the endpoint's address among themselves (ADR 20), so that each"
+        " of them can be replaced; false: the first one has it, and stays.",
     )
     reserved_cidrs: tuple[IPv4Network, ...] = Field(
         default=(), description="Networks that no cluster may overlap: the parent's pods, Services and nodes."

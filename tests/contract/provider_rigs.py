@@ -516,7 +516,15 @@ class LibvirtRig:
                     volume.delete()
 
     async def blink(self) -> None:
+        """Kill libvirtd and wait until its successor has taken over the machines.
+
+        It does so beside its first answers (qemuProcessReconnect). Who ends a machine meanwhile is told that it does
+        not run, and no event comes: libvirt has it fail then ("shutting down, reason=daemon").
+        """
         await asyncio.to_thread(self.hypervisor.restart_daemon)
+        with self.connect() as conn:
+            for domain in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                domain.memoryStats()  # a job, so it comes after the takeover's
 
     async def inventory(self) -> tuple[object, ...]:
         with self.connect() as conn:

@@ -191,7 +191,6 @@ def running_lab(  # noqa: PLR0913 - what stories differ in
     namespace: str,
     versions: Sequence[str],
     settings: Mapping[str, Any] | None = None,
-    virtual_endpoint: bool = False,
 ) -> Iterator[Lab]:
     """A private hypervisor and a controller that watches one namespace; nothing of them is left at the end."""
     require_images(versions)
@@ -199,7 +198,6 @@ def running_lab(  # noqa: PLR0913 - what stories differ in
     hypervisor.start()
     accel = run_async(lambda: choose_accel("auto", print))
     endpoint = hypervisor.endpoint(accel=accel, unsafe_disk_cache=True).model_dump(mode="json")
-    endpoint["virtual_endpoint"] = virtual_endpoint
     controller = build_controller(directory, account, namespace, endpoint, settings)
     kubectl("create", "namespace", namespace)
     controller.start()

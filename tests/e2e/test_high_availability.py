@@ -42,9 +42,7 @@ def manifest(replicas: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def lab(account: Path, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     directory = tmp_path_factory.mktemp("ha")
-    with running_lab(
-        directory, account, kubectl, namespace=NAMESPACE, versions=[VERSION], virtual_endpoint=True
-    ) as lab:
+    with running_lab(directory, account, kubectl, namespace=NAMESPACE, versions=[VERSION]) as lab:
         yield lab
 
 

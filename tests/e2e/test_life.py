@@ -46,9 +46,7 @@ def lab(account: Path, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactor
     (directory / "store").mkdir()
     settings = {"backup_stores": {STORE: {"kind": "directory", "path": str(directory / "store")}}}
     versions = [FORMER, VERSION]
-    with running_lab(
-        directory, account, kubectl, namespace=NAMESPACE, versions=versions, settings=settings, virtual_endpoint=True
-    ) as lab:
+    with running_lab(directory, account, kubectl, namespace=NAMESPACE, versions=versions, settings=settings) as lab:
         yield lab
 
 
