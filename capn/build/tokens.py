@@ -13,6 +13,7 @@ from typing import Any
 from capn import names
 from capn.errors import TerminalError
 
+NAMESPACE = "kube-system"  # where an API server looks for them
 TOKEN_VALID = timedelta(minutes=15)
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 6
@@ -55,7 +56,7 @@ def build_token_secret(token: str, *, expires: datetime, description: str, machi
         "kind": "Secret",
         "metadata": {
             "name": f"bootstrap-token-{token_id}",
-            "namespace": "kube-system",
+            "namespace": NAMESPACE,
             "annotations": {names.ANNOTATION_OWNER_UID: machine_uid},
         },
         "type": "bootstrap.kubernetes.io/token",

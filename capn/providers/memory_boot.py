@@ -15,6 +15,7 @@ from typing import Any
 
 from capn import names
 from capn.api.resources import CONFIG_MAP, NODE, SECRET
+from capn.build import kubeadm_record, tokens
 from capn.build.report import ReportState
 from capn.build.tokens import TOKEN_VALID, build_token_secret, token_secret_name
 from capn.errors import CapnError, ConflictError
@@ -100,9 +101,9 @@ async def _join(  # noqa: PLR0913, PLR0917 - one call site; the parts are unrela
 ) -> None:
     for _attempt in range(_JOIN_ATTEMPTS):
         if world.child_lives(cluster.ref.uid):
-            secret = await cluster.api.get(SECRET, token_secret_name(token), "kube-system")
+            secret = await cluster.api.get(SECRET, token_secret_name(token), tokens.NAMESPACE)
             if secret is not None and _alive(secret, token, world.now()):
-                told = read_record(await cluster.api.get(CONFIG_MAP, "kubeadm-config", "kube-system"))
+                told = read_record(await cluster.api.get(CONFIG_MAP, kubeadm_record.NAME, kubeadm_record.NAMESPACE))
                 _check_version(cluster, machine, told.get("kubernetesVersion", ""))
                 if machine.ref.name not in world.silent_nodes:
                     await _register(cluster.api.as_manager("kubelet"), machine, plan, told, world.unready_pods)

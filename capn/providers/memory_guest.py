@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from capn.build import kubeadm_record
 from capn.errors import InvalidSpecError
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -83,7 +84,7 @@ def build_record(cluster: dict[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
+        "metadata": {"name": kubeadm_record.NAME, "namespace": kubeadm_record.NAMESPACE},
         "data": {"ClusterConfiguration": yaml.dump(cluster, Dumper=_Dumper)},
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 from capn import names
 from capn.api.conditions import find_condition
 from capn.api.resources import CONFIG_MAP, NODE
+from capn.build import kubeadm_record
 from capn.errors import CapnError
 from capn.kube.client import KubeClient
 from capn.providers.base import MachineState
@@ -69,5 +70,5 @@ async def _report(kubelet: KubeClient, machine: SimulatedMachine, node: dict[str
             await kubelet.apply(NODE, {"metadata": {"name": name}, "status": status}, subresource="status")
         if machine.request.role == names.ROLE_CONTROL_PLANE:
             await show_static_pods(
-                kubelet, node, read_record(await kubelet.get(CONFIG_MAP, "kubeadm-config", "kube-system"))
+                kubelet, node, read_record(await kubelet.get(CONFIG_MAP, kubeadm_record.NAME, kubeadm_record.NAMESPACE))
             )

@@ -161,6 +161,20 @@ async def test_the_first_one_is_made_again_when_what_it_failed_with_is_corrected
     assert all("--v=4" in flags for flags in await flags_of(await child_of(scenario)))
 
 
+async def test_the_first_one_is_made_again_when_its_image_was_not_there_and_another_version_is_asked_for() -> None:
+    async with running_scenario(MemoryEndpoint(versions=("v1.37.2",))) as scenario:
+        await scenario.create(version="v1.36.3")
+
+        async def is_missed() -> bool:
+            machine = await scenario.machine("c1-cp-0")
+            return (machine or {}).get("status", {}).get("failureReason") == "ImageNotFound"
+
+        await scenario.until(is_missed)
+        before = await planes(scenario)
+        await scenario.patch("c1", {"version": "v1.37.2"})
+        await all_new(scenario, before, 1)
+
+
 async def test_one_that_boots_with_what_is_not_wanted_any_more_is_not_thrown_away() -> None:
     """It may have made a cluster by the time that it is looked at; then it is replaced as any other one."""
     async with running_scenario(MemoryEndpoint(boot_s=1.0)) as scenario:

@@ -14,6 +14,7 @@ import structlog
 from capn.api.conditions import MachineCondition, find
 from capn.api.machine import NestedMachine
 from capn.api.resources import CONFIG_MAP
+from capn.build import kubeadm_record
 from capn.controllers.child_pool import Child
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
@@ -40,7 +41,7 @@ async def reconcile_initialized(scope: ClusterScope) -> Wait | None:
 
 async def _look(scope: ClusterScope, child: Child) -> Wait | None:
     try:
-        config = await child.client.get(CONFIG_MAP, "kubeadm-config", "kube-system")
+        config = await child.client.get(CONFIG_MAP, kubeadm_record.NAME, kubeadm_record.NAMESPACE)
         version = await read_version(child.client)
     except (UnreachableError, ApiStatusError) as error:
         if scope.initialized:

@@ -17,6 +17,7 @@ import structlog
 from capn import names
 from capn.api.conditions import ClusterCondition
 from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER, SECRET
+from capn.build import kubeadm_record
 from capn.build.kubeconfig_renewal import compute_renewal, issue_admin, renew_kubeconfig
 from capn.build.owners import build_subject
 from capn.build.pki import ClusterPki
@@ -80,7 +81,7 @@ async def _try(scope: ClusterScope, kubeconfig: bytes) -> None:
     """A read that only an administrator may make. Raises what the child answers to it."""
     client = await scope.provider.open_child(scope.ref, kubeconfig)
     try:
-        await client.get(CONFIG_MAP, "kubeadm-config", "kube-system")
+        await client.get(CONFIG_MAP, kubeadm_record.NAME, kubeadm_record.NAMESPACE)
     finally:
         await client.close()
 

@@ -23,6 +23,7 @@ from capn import names
 from capn.api.conditions import MachineCondition, is_true
 from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER
 from capn.api.restore import RestorePhase, RestoreStatus
+from capn.build import kubeadm_record
 from capn.build.owners import build_subject
 from capn.build.restore_plan import Facts, Loss, find_loss, is_of
 from capn.controllers.child_pool import Child
@@ -79,7 +80,7 @@ async def _answers(scope: ClusterScope) -> bool:
     """Whether the child's API gives an answer that needs etcd's quorum."""
     try:
         child = await _open(scope)
-        return await child.client.get(CONFIG_MAP, "kubeadm-config", "kube-system") is not None
+        return await child.client.get(CONFIG_MAP, kubeadm_record.NAME, kubeadm_record.NAMESPACE) is not None
     except CapnError as error:
         log.info("the child does not answer", cluster=scope.ref.name, error=str(error))
         return False

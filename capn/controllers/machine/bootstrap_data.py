@@ -22,7 +22,7 @@ from capn.api.conditions import MachineCondition
 from capn.api.resources import SECRET
 from capn.build.pki import ClusterPki, KeyPair, issue_server
 from capn.build.secrets import build_bootstrap_secret, read_secret_value
-from capn.build.tokens import TOKEN_VALID, build_token_secret, generate_token, token_secret_name
+from capn.build.tokens import NAMESPACE, TOKEN_VALID, build_token_secret, generate_token, token_secret_name
 from capn.controllers.credentials import find_controller, refuse_former_owner
 from capn.controllers.machine.live import refuse_if_deleting
 from capn.controllers.machine.scope import MachineScope
@@ -150,7 +150,7 @@ async def keep_token_alive(scope: MachineScope, client: KubeClient, token: str) 
     deadline = scope.deadline()
     if deadline is not None and now >= deadline:
         return
-    live = await client.get(SECRET, token_secret_name(token), "kube-system")
+    live = await client.get(SECRET, token_secret_name(token), NAMESPACE)
     if live is not None and _expiry(live) - now > TOKEN_RENEW_BEFORE:
         return
     secret = build_token_secret(
@@ -169,4 +169,4 @@ def _expiry(secret: dict[str, Any]) -> datetime:
 
 async def revoke_token(client: KubeClient, pki: ClusterPki, machine_uid: str) -> None:
     """Delete the machine's token in the child; gone already is fine."""
-    await client.delete(SECRET, token_secret_name(derive_token(pki, machine_uid)), "kube-system")
+    await client.delete(SECRET, token_secret_name(derive_token(pki, machine_uid)), NAMESPACE)
