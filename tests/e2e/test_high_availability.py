@@ -1,6 +1,6 @@
 """Control planes of a real cluster, in order; each test goes on where the one before ended.
 
-One control plane -> three control planes -> the one that has the endpoint loses its power and comes back -> another
+One control plane -> another argument of its API server -> three control planes -> the one that has the endpoint loses its power and comes back -> another
 one's VM is destroyed and replaced -> one control plane again -> delete. A client calls the child's API all the while,
 and its errors are counted. (What workloads meet when control planes come and go is in test_life.py: with a worker
 beside them, three emulated control planes keep two CPUs so busy that etcd needs ten seconds for a read.)
@@ -11,6 +11,7 @@ beside them, three emulated control planes keep two CPUs so busy that etcd needs
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ import pytest
 
 from tests.conftest import Kubectl
 from tests.e2e.lab import BOOT_LIMIT_S, Lab, build_cluster, build_marks, condition, running_lab
-from tests.e2e.served import call_api, node_address, report
+from tests.e2e.served import call_api, node_address, read_access, report
 from tests.harness.steady_client import SteadyClient
 
 VERSION = "v1.37.2"
 NAMESPACE = "ha"
 NAME = "trio"
+SAN, FLAG = "api.trio.test", "max-requests-inflight"
 
-pytestmark = build_marks("CAPN_E2E_FULL", "make e2e-full", boots=4)
+pytestmark = build_marks("CAPN_E2E_FULL", "make e2e-full", boots=5)
 
 
 def manifest(replicas: int) -> dict[str, Any]:
@@ -106,6 +108,30 @@ def test_the_endpoint_is_no_machines_own(lab: Lab, api: SteadyClient) -> None:
     assert status["host"] != node_address(lab, f"{NAME}-cp-0")
     assert has_voters(lab, 0)
     report(lab, api, "the cluster at rest")
+
+
+def test_other_arguments_of_the_api_server_replace_the_only_one_and_nobody_notices(lab: Lab, api: SteadyClient) -> None:
+    asked = {"apiServer": {"extraArgs": {FLAG: "300"}}, "extraSANs": [SAN]}
+    wanted = manifest(1)
+    wanted["spec"]["controlPlane"] |= asked
+    file = lab.directory / "wanted.yaml"
+    file.write_text(json.dumps(wanted))
+    planned = lab.capn("plan", "-f", str(file))
+    assert f"{NAME}-cp-0" in planned
+    assert f"controlPlane.apiServer.extraArgs.{FLAG}: none -> 300" in planned
+    lab.kubectl.apply(wanted)
+    lab.wait_for(
+        "the only one is another one",
+        lambda: lab.machine(f"{NAME}-cp-0") is None and is_settled(lab, 1),
+        limit_s=2 * BOOT_LIMIT_S,
+    )
+    count = report(lab, api, "other arguments of the API server")
+    pod = lab.child(NAME).json("get", "pod", f"kube-apiserver-{NAME}-cp-1", "-n", "kube-system")
+    assert f"--{FLAG}=300" in pod["spec"]["containers"][0]["command"]
+    tls, host, port = read_access(lab.child(NAME))
+    with socket.create_connection((host, port), timeout=30) as plain, tls.wrap_socket(plain, server_hostname=SAN):
+        lab.say(f"the certificate is good for {SAN}")
+    assert count.errors == 0
 
 
 def test_one_becomes_three_and_nobody_notices(lab: Lab, api: SteadyClient) -> None:
