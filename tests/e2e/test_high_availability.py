@@ -1,9 +1,10 @@
 """Control planes of a real cluster, in order; each test goes on where the one before ended.
 
-One control plane -> another argument of its API server -> three control planes -> the one that has the endpoint loses its power and comes back -> another
-one's VM is destroyed and replaced -> one control plane again -> delete. A client calls the child's API all the while,
-and its errors are counted. (What workloads meet when control planes come and go is in test_life.py: with a worker
-beside them, three emulated control planes keep two CPUs so busy that etcd needs ten seconds for a read.)
+One control plane -> another argument of its API server -> three control planes -> the one that has the endpoint loses
+its power and comes back -> another one's VM is destroyed and replaced -> one control plane again -> delete. A client
+calls the child's API all the while, and its errors are counted. (What workloads meet when control planes come and go is
+in test_life.py: with a worker beside them, three emulated control planes keep two CPUs so busy that etcd needs ten
+seconds for a read.)
 
 `make e2e-full`: three emulated machines, half an hour on two CPUs; CI has no time for it.
 """
