@@ -167,7 +167,7 @@ async def test_the_first_one_is_made_again_when_its_image_was_not_there_and_anot
 
         async def is_missed() -> bool:
             machine = await scenario.machine("c1-cp-0")
-            return (machine or {}).get("status", {}).get("failureReason") == "ImageNotFound"
+            return bool((machine or {}).get("status", {}).get("failureReason") == "ImageNotFound")
 
         await scenario.until(is_missed)
         before = await planes(scenario)
