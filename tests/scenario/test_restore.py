@@ -633,7 +633,8 @@ async def test_a_cluster_is_deleted_in_the_middle_of_an_upload(case: Case, monke
         await halt.came()
         await case.scenario.delete()
         await case.scenario.gone()
-        assert halt.ended
+        # It is told to end, and not waited for.
+        await case.scenario.until(lambda: halt.ended)
 
 
 async def test_the_old_empty_machine_never_begins_a_cluster(case: Case) -> None:
