@@ -55,7 +55,7 @@ def compute_control_plane_plan(
     going = [machine for machine in existing if machine.metadata.deleting]
     if going:
         return ControlPlanePlan(reason="RemovingControlPlane", because=f"{_list(going)} is being removed")
-    taken_back = [machine for machine in existing if is_taken_back(machine, wanted[0])]
+    taken_back = [machine for machine in existing if _is_taken_back(machine, wanted[0])]
     if taken_back and len(existing) > len(taken_back):
         because = f"{taken_back[0].metadata.name} has not joined, and what it was made with is not wanted any more"
         return ControlPlanePlan(delete=taken_back[0], reason="RemovingControlPlane", because=because)
@@ -150,7 +150,7 @@ def _describe_progress(
     return f"{len(existing) - len(outdated)} of {len(existing)} are as the spec asks for now"
 
 
-def is_taken_back(machine: NestedMachine, manifest: Mapping[str, Any]) -> bool:
+def _is_taken_back(machine: NestedMachine, manifest: Mapping[str, Any]) -> bool:
     """Whether it was made for an upgrade, or with arguments, that were taken back or mended before it joined."""
     spec = manifest["spec"]
     is_ahead = parse_version(machine.spec.version) > parse_version(spec["version"])

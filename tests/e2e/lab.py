@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -118,9 +119,11 @@ class Story:
         lines += [*self.machines_evidence(), "--- the end of the controller's log"]
         return "\n".join([*lines, self.controller.tail(60)])
 
-    def capn(self, *words: str) -> str:
-        """What the command line says, as the parent's administrator."""
-        argv = [sys.executable, "-m", "capn", *words, f"--kubeconfig={self.kubectl.kubeconfig}"]
+    def plan(self, wanted: Mapping[str, Any]) -> str:
+        """What `capn plan` says of a manifest, as the parent's administrator."""
+        file = self.directory / "wanted.yaml"
+        file.write_text(json.dumps(wanted))
+        argv = [sys.executable, "-m", "capn", "plan", "-f", str(file), f"--kubeconfig={self.kubectl.kubeconfig}"]
         said = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=120, check=False).stdout
         self.say(said)
         return said

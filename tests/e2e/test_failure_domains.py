@@ -10,7 +10,6 @@ network of its own behind a cable (`tests/harness/two_hosts.py`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,9 +179,7 @@ def test_a_pool_leaves_a_domain(lab: TwoHostLab, served: Served) -> None:
     before = lab.uids()
     [leaving] = [name for name in WEB if lab.places()[name] == "b"]
     wanted = manifest("a")
-    file = lab.directory / "wanted.yaml"
-    file.write_text(json.dumps(wanted))
-    planned = lab.capn("plan", "-f", str(file))
+    planned = lab.plan(wanted)
     assert leaving in planned
     assert "failureDomain: b -> a" in planned
     assert PLANE not in planned

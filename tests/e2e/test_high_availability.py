@@ -115,9 +115,7 @@ def test_other_arguments_of_the_api_server_replace_the_only_one_and_nobody_notic
     asked = {"apiServer": {"extraArgs": {FLAG: "300"}}, "extraSANs": [SAN]}
     wanted = manifest(1)
     wanted["spec"]["controlPlane"] |= asked
-    file = lab.directory / "wanted.yaml"
-    file.write_text(json.dumps(wanted))
-    planned = lab.capn("plan", "-f", str(file))
+    planned = lab.plan(wanted)
     assert f"{NAME}-cp-0" in planned
     assert f"controlPlane.apiServer.extraArgs.{FLAG}: none -> 300" in planned
     lab.kubectl.apply(wanted)

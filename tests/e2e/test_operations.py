@@ -160,9 +160,7 @@ def test_a_label_waits_while_paused_and_then_changes_in_place(lab: Lab, api: Ste
 def test_another_size_is_planned_and_rolls(lab: Lab, api: SteadyClient) -> None:
     before = uids(lab)
     wanted = manifest(small_mib=1408, addons=[])
-    file = lab.directory / "wanted.yaml"
-    file.write_text(json.dumps(wanted))
-    planned = lab.capn("plan", "-f", str(file))
+    planned = lab.plan(wanted)
     assert SMALL in planned
     assert BATCH not in planned
     lab.kubectl.apply(wanted)
