@@ -1,12 +1,14 @@
 """What a libvirtd leaves on the host's network when it is killed: bridges and packet-filter rules.
 
-Role: finds them from libvirt's own network definitions and removes exactly them. Inputs: directories with network XML.
-Must not: touch a bridge, subnet or rule that no definition of this hypervisor names.
+Role: finds them from libvirt's own network definitions and removes exactly them; and the rules of bridges of capn's
+that are gone, whose definitions were deleted before anybody stopped their hypervisor. Inputs: directories with network
+XML. Must not: touch a bridge, subnet or rule of anybody else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import subprocess
@@ -18,6 +20,7 @@ from xml.etree import ElementTree as ET
 
 _TABLES = ("filter", "nat", "mangle")
 _CHAIN_PREFIX = "LIBVIRT_"
+_BRIDGE_PREFIX = "capn"  # of every bridge that the libvirt provider names, and of the tests'
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ def _read_definition(path: Path) -> Footprint:
 
 
 def remove_footprint(footprint: Footprint) -> None:
-    """Delete the bridges and the rules that name them or their subnets.
+    """Delete the bridges and the rules that name them or their subnets, and the rules of capn's that have no bridge.
 
     libvirt's chains go too if they are empty and no other libvirtd runs: one that runs makes its chains only once.
     """
@@ -70,7 +73,7 @@ def remove_footprint(footprint: Footprint) -> None:
         if (Path("/sys/class/net") / bridge / "bridge").exists():
             _run(["ip", "link", "delete", bridge])
     for tool in ("iptables", "ip6tables"):
-        for table, rule in _rules(tool, footprint):
+        for table, rule in _rules(tool, footprint | _orphans(tool)):
             _run([tool, "--wait", "-t", table, "-D", *rule])
         if not _other_libvirtd():
             _remove_empty_chains(tool)
@@ -97,6 +100,28 @@ def _rules(tool: str, footprint: Footprint) -> list[tuple[str, list[str]]]:
             if words[:1] == ["-A"] and words[1].startswith(_CHAIN_PREFIX) and ours.intersection(words):
                 found.append((table, words[1:]))
     return found
+
+
+def _orphans(tool: str) -> Footprint:
+    """Bridges of capn's that rules name and that are gone, with the subnets that those rules name beside them.
+
+    libvirt makes a bridge before its rules and takes the rules away after it, so none of them serves anybody.
+    """
+    bridges, subnets = set[str](), set[str]()
+    for line in _run([tool, "-t", "filter", "-S"]).splitlines():
+        words = shlex.split(line)
+        if words[:1] != ["-A"] or not words[1].startswith(_CHAIN_PREFIX):
+            continue
+        said = dict(itertools.pairwise(words))
+        names = {said[key] for key in ("-i", "-o") if key in said}
+        if names and all(_is_gone(name) for name in names):
+            bridges |= names
+            subnets |= {said[key] for key in ("-s", "-d") if key in said}
+    return Footprint(frozenset(bridges), frozenset(subnets))
+
+
+def _is_gone(bridge: str) -> bool:
+    return bridge.startswith(_BRIDGE_PREFIX) and not Path("/sys/class/net", bridge).exists()
 
 
 def _remove_empty_chains(tool: str) -> None:

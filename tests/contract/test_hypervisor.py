@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import time
@@ -59,6 +61,13 @@ def rules() -> str:
     return subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
 
 
+def add_foreign_rule(bridge: str, subnet: str) -> list[str]:
+    """A rule of libvirt's kind in its chain; the words that remove it."""
+    rule = ["LIBVIRT_FWI", "-d", subnet, "-o", bridge, "-j", "ACCEPT"]
+    subprocess.run(["iptables", "--wait", "-A", *rule], check=True)
+    return ["iptables", "--wait", "-D", *rule]
+
+
 def test_two_run_side_by_side_and_each_takes_away_only_its_own(two: tuple[Hypervisor, Hypervisor]) -> None:
     one, other = two
     populate(one, 1)
@@ -82,9 +91,28 @@ def test_the_last_one_takes_libvirts_chains_away(two: tuple[Hypervisor, Hypervis
     others_libvirtd = _foreign_libvirtd(two)
     for hypervisor in (other, one):
         hypervisor.stop()
-    if not others_libvirtd and not _foreign_libvirtd(two):
+    if not others_libvirtd and not _foreign_libvirtd(two) and not _foreign_bridges():
         assert "LIBVIRT_" not in rules()
     assert "capntest" not in rules()
+
+
+def test_rules_of_one_whose_files_were_deleted_go_with_the_next(two: tuple[Hypervisor, Hypervisor]) -> None:
+    one, other = two
+    populate(one, 6)
+    os.kill(int((one.state / "init.pid").read_text()), signal.SIGKILL)
+    _wait_for_end(one)
+    subprocess.run(["ip", "link", "delete", "capntest6"], check=True)
+    shutil.rmtree(one.state)
+    foreign = add_foreign_rule("virbr-none", "10.75.66.0/24")
+    try:
+        populate(other, 7)
+        assert "10.75.6.0/24" in rules()
+        other.stop()
+        assert "capntest6" not in rules()
+        assert "10.75.6.0/24" not in rules()
+        assert "10.75.66.0/24" in rules()  # its bridge is gone as well, but it is none of capn's
+    finally:
+        subprocess.run(foreign, check=True)
 
 
 def _foreign_libvirtd(ours: tuple[Hypervisor, ...]) -> bool:
@@ -93,15 +121,25 @@ def _foreign_libvirtd(ours: tuple[Hypervisor, ...]) -> bool:
     return len(found) > sum(hypervisor.running() for hypervisor in ours)
 
 
+def _foreign_bridges() -> set[str]:
+    """Bridges that rules in libvirt's chains name and that are none of capn's: another's rules keep the chains."""
+    named = re.findall(r"^-A LIBVIRT_\S+ .*?-[io] (\S+)", rules(), re.MULTILINE)
+    return {name for name in named if not name.startswith("capn")}
+
+
+def _wait_for_end(hypervisor: Hypervisor) -> None:
+    deadline = time.monotonic() + 20
+    while hypervisor.running() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not hypervisor.running()
+
+
 def test_killed_with_sigkill_it_leaves_nothing_once_stopped(two: tuple[Hypervisor, Hypervisor]) -> None:
     one, _ = two
     populate(one, 3)
     init = int((one.state / "init.pid").read_text())
     os.kill(init, signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while one.running() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not one.running()
+    _wait_for_end(one)
     assert bridges() == {"capntest3"}  # the kernel ends processes, not bridges
     one.stop()
     assert bridges() == set()

@@ -53,7 +53,7 @@ def host_traces() -> set[str]:
     links = {f"link {path.name}" for path in Path("/sys/class/net").iterdir()}
     groups = {f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob("**/capn-*")}
     listed = set()
-    for command in ("ip route show table all", "nft list ruleset"):
+    for command in ("ip route show table all", "nft --stateless list ruleset"):  # counters count others' packets
         said = subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
         listed |= {f"{command}: {line}" for line in said.splitlines()}
     mounts = {f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines()}
