@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -22,7 +23,6 @@ from capn.providers.base import MachineState
 from capn.providers.images import NoImages
 from capn.providers.libvirt.connection import Session
 from capn.providers.libvirt.domains import domain_name
-from capn.providers.libvirt.image_store import image_stem
 from capn.providers.libvirt.networks import network_name
 from capn.providers.libvirt.provider import LibvirtProvider
 from capn.providers.libvirt.volumes import disk_volume, ensure_pool, seed_volume
@@ -187,17 +187,88 @@ async def test_the_controller_needs_no_file_of_the_hypervisor(rig: LibvirtRig) -
 
 
 async def test_an_upload_that_was_cut_off_is_done_again(rig: LibvirtRig) -> None:
-    stem = image_stem(rig.images.image)
-    await rig.provider.push_image(rig.images.image.version)
+    image = rig.images.image
+    name = await rig.provider.push_image(image.version)
+    place = rig.hypervisor.state / "var/lib/libvirt/capn"
+    (description,) = place.glob(f"capn-node-{name}.*.json")
+    description.write_bytes(description.read_bytes()[:20])
+    description.with_suffix(".vmlinuz").write_bytes(b"half")
+    assert await rig.provider.list_images() == [name]  # by their names; which can be read is looked at before use
+    assert await rig.provider.push_image(image.version) == name
+    uploads = list(place.glob(f"capn-node-{name}.*.vmlinuz"))
+    (half,), (whole,) = (
+        [path for path in uploads if (path.read_bytes() == b"half") is is_half] for is_half in (True, False)
+    )
+    assert whole.read_bytes() == image.kernel.read_bytes()
+    await _grow_old(rig, half.stem)
+    assert await rig.provider.push_image(image.version) == name
+    assert list(place.glob(f"capn-node-{name}.*.vmlinuz")) == [whole]
+    await _remove_image(rig, name)
+
+
+async def _grow_old(rig: LibvirtRig, stem: str) -> None:
+    """Have an upload begin long ago."""
+    place = rig.hypervisor.state / "var/lib/libvirt/capn"
+    image, _, mark = stem.rpartition(".")
+    for path in place.glob(f"{stem}.*"):
+        path.rename(place / f"{image}.00000001{mark[8:]}{path.suffix}")
     with rig.connect() as conn:
-        pool = conn.storagePoolLookupByName("capn")
-        description = pool.storageVolLookupByName(f"{stem}.json")
-        whole = Path(rig.hypervisor.state / "var/lib/libvirt/capn" / description.name())
-        whole.write_bytes(whole.read_bytes()[:20])
-        kernel = Path(rig.hypervisor.state / "var/lib/libvirt/capn" / f"{stem}.vmlinuz")
-        kernel.write_bytes(b"half")
-    assert await rig.provider.push_image(rig.images.image.version) == stem.removeprefix("capn-node-")
-    assert kernel.read_bytes() == rig.images.image.kernel.read_bytes()
+        conn.storagePoolLookupByName("capn").refresh()
+
+
+async def _remove_image(rig: LibvirtRig, name: str) -> None:
+    with rig.connect() as conn:
+        for volume in conn.storagePoolLookupByName("capn").listAllVolumes():
+            if volume.name().startswith(f"capn-node-{name}"):
+                volume.delete()
+
+
+async def test_two_uploads_of_one_image_at_once_do_not_mix(rig: LibvirtRig) -> None:
+    """A controller makes a machine while the administrator pushes its image."""
+    image = dataclasses.replace(rig.images.image, digest="ee" * 32)
+    providers = [LibvirtProvider(rig.endpoint, OneImage(image)) for _ in range(2)]
+    names = await asyncio.gather(*(provider.push_image(image.version) for provider in providers))
+    assert names[0] == names[1]
+    place = rig.hypervisor.state / "var/lib/libvirt/capn"
+    uploads = {path.stem for path in place.glob(f"capn-node-{names[0]}.*.json")}
+    assert uploads == {path.stem for path in place.glob(f"capn-node-{names[0]}.*.qcow2")}  # no half one is left
+    assert uploads
+    for path in place.glob(f"capn-node-{names[0]}.*.qcow2"):
+        assert path.read_bytes() == image.disk.read_bytes()
+    for provider in providers:
+        await provider.close()
+    await _remove_image(rig, names[0])
+
+
+@pytest.mark.parametrize("digests", [("aa" * 32, "11" * 32), ("11" * 32, "aa" * 32)])
+async def test_of_two_images_of_a_version_the_last_one_is_taken(rig: LibvirtRig, digests: tuple[str, str]) -> None:
+    """After an upgrade of capn, which has images built and pushed anew."""
+    pushed = []
+    for digest in digests:
+        image = dataclasses.replace(rig.images.image, version="v9.9.9", digest=digest)
+        pushing = LibvirtProvider(rig.endpoint, OneImage(image))
+        pushed.append(await pushing.push_image("v9.9.9"))
+        await pushing.close()
+        if len(pushed) == 1:
+            await _grow_old(rig, next(_stems(rig, pushed[0])))
+    candidate = dataclasses.replace(rig.images.image, version="v9.9.9-rc.1", digest="ff" * 32)
+    pushing = LibvirtProvider(rig.endpoint, OneImage(candidate))
+    pushed.append(await pushing.push_image("v9.9.9-rc.1"))
+    await pushing.close()
+    bare = LibvirtProvider(rig.endpoint, NoImages())
+    await bare.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref(), image="v9.9.9")
+    await bare.ensure_machine(request)
+    with rig.connect() as conn:
+        assert pushed[1] in conn.lookupByName(domain_name(request.ref)).XMLDesc()
+    await bare.delete_machine(request.ref)
+    await bare.close()
+    for name in pushed:
+        await _remove_image(rig, name)
+
+
+def _stems(rig: LibvirtRig, name: str) -> Iterator[str]:
+    return (path.stem for path in (rig.hypervisor.state / "var/lib/libvirt/capn").glob(f"capn-node-{name}.*.json"))
 
 
 async def test_an_image_in_the_pool_needs_no_local_file(rig: LibvirtRig) -> None:
@@ -265,6 +336,111 @@ async def test_a_stopped_network_is_started_and_its_endpoint_kept(rig: LibvirtRi
         conn.networkLookupByName(network_name(cluster_ref())).destroy()
     assert await rig.provider.observe_cluster(cluster_ref()) is None
     assert await rig.provider.ensure_cluster(cluster_request(cluster_ref())) == made
+
+
+async def test_a_network_that_lost_its_addresses_to_another_is_kept_until_they_are_free(rig: LibvirtRig) -> None:
+    """After the hypervisor's boot something else was there first: certificates and machines have the old addresses."""
+    made = await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    await rig.provider.ensure_machine(worker(cluster_ref()))
+    known = dataclasses.replace(cluster_request(cluster_ref()), endpoint_host=made.endpoint_host)
+    with rig.connect() as conn:
+        network = conn.networkLookupByName(network_name(cluster_ref()))
+        network.destroy()
+        before = network.XMLDesc()
+        with _dummy_interface(f"{IPv4Network(str(made.machine_cidr))[1]}/24"):
+            with pytest.raises(TransientError, match="something else on the hypervisor has addresses") as caught:
+                await rig.provider.ensure_cluster(known)
+            assert caught.value.reason == "NetworkUnusable"
+        assert network.XMLDesc() == before
+    assert await rig.provider.ensure_cluster(known) == made
+
+
+async def test_a_network_that_was_deleted_is_made_with_the_same_addresses(rig: LibvirtRig) -> None:
+    made = await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    machine = await rig.provider.ensure_machine(worker(cluster_ref()))
+    known = dataclasses.replace(cluster_request(cluster_ref()), endpoint_host=made.endpoint_host)
+    await rig.stop_vm(worker(cluster_ref()).ref)
+    with rig.connect() as conn:
+        network = conn.networkLookupByName(network_name(cluster_ref()))
+        network.destroy()
+        network.undefine()
+        elsewhere = rig.endpoint.model_copy(update={"network_pool": _network("10.78.0.0/16")})
+        moved = LibvirtProvider(elsewhere, rig.images)
+        with pytest.raises(TerminalError, match="give the endpoint its former network or network_pool again"):
+            await moved.ensure_cluster(known)
+        await moved.close()
+        assert await rig.provider.ensure_cluster(known) == made
+        assert await rig.provider.ensure_machine(worker(cluster_ref())) == machine
+        assert machine.addresses[0] in conn.networkLookupByName(network_name(cluster_ref())).XMLDesc()
+
+
+async def test_a_cluster_keeps_its_network_when_the_endpoint_gets_a_shared_one(rig: LibvirtRig) -> None:
+    made = await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    provider = LibvirtProvider(rig.endpoint.model_copy(update={"network": "shared"}), rig.images)
+    with rig.connect() as conn:
+        shared = conn.networkDefineXML(_SHARED)
+        shared.create()
+        before = shared.XMLDesc()
+        known = dataclasses.replace(cluster_request(cluster_ref()), endpoint_host=made.endpoint_host)
+        assert await provider.ensure_cluster(known) == made
+        machine = await provider.ensure_machine(worker(cluster_ref()))
+        assert IPv4Address(machine.addresses[0]) in IPv4Network(str(made.machine_cidr))
+        assert await provider.delete_machine(worker(cluster_ref()).ref)
+        assert await provider.delete_cluster(cluster_ref())
+        assert shared.XMLDesc() == before
+        assert [network.name() for network in conn.listAllNetworks()] == ["shared"]
+        shared.destroy()
+        shared.undefine()
+    await provider.close()
+
+
+async def test_what_lies_in_a_stopped_or_former_pool_is_deleted_too(rig: LibvirtRig) -> None:
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    await rig.provider.ensure_machine(worker(cluster_ref()))
+    await rig.provider.ensure_machine(control_plane(cluster_ref()))
+    moved = LibvirtProvider(rig.endpoint.model_copy(update={"pool": "fast", "pool_path": "/fast"}), rig.images)
+    with rig.connect() as conn:
+        conn.storagePoolLookupByName("capn").destroy()
+        assert await rig.provider.delete_machine(worker(cluster_ref()).ref)
+        assert [names.build_domain_uuid(worker(cluster_ref()).ref.uid) in name for name in rig.volumes(conn)] == [
+            False,
+            False,
+        ]
+        assert await moved.delete_machine(control_plane(cluster_ref()).ref)
+        assert rig.volumes(conn) == []
+    await moved.close()
+
+
+async def test_a_pool_that_cannot_be_started_keeps_the_machine_and_is_named(rig: LibvirtRig) -> None:
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    await rig.provider.ensure_machine(worker(cluster_ref()))
+    place = rig.hypervisor.state / "var/lib/libvirt/capn"
+    aside = place.with_name("unmounted")
+    with rig.connect() as conn:
+        conn.storagePoolLookupByName("capn").destroy()
+    place.rename(aside)
+    try:
+        with pytest.raises(TransientError, match="pool capn is not started and cannot be: ") as caught:
+            await rig.provider.delete_machine(worker(cluster_ref()).ref)
+        assert caught.value.reason == "PoolUnusable"
+    finally:
+        aside.rename(place)
+    assert await rig.provider.delete_machine(worker(cluster_ref()).ref)
+    with rig.connect() as conn:
+        assert rig.volumes(conn) == []
+
+
+@contextlib.contextmanager
+def _dummy_interface(address: str) -> Iterator[None]:
+    """Something of the host's that has this address."""
+    name = f"d{os.getpid() % 10000}"
+    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+    try:
+        subprocess.run(["ip", "address", "add", address, "dev", name], check=True)
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        yield
+    finally:
+        subprocess.run(["ip", "link", "delete", name], check=True)
 
 
 async def test_a_subnet_that_the_host_uses_is_passed_over(rig: LibvirtRig) -> None:

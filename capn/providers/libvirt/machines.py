@@ -17,7 +17,7 @@ from capn.build.seed import build_seed
 from capn.errors import TransientError
 from capn.providers.base import MachineRef, MachineRequest, ObservedMachine
 from capn.providers.checks import GIB, build_machine_vanished, check_memory
-from capn.providers.libvirt import domains, networks, volumes
+from capn.providers.libvirt import addresses, domains, networks, volumes
 from capn.providers.libvirt.connection import Session
 from capn.providers.libvirt.image_store import StoredImage
 from capn.settings import LibvirtEndpoint
@@ -34,6 +34,17 @@ class MachinePlan:
     request: MachineRequest
     image: StoredImage
     meta_data: bytes
+
+
+def revive_machine(session: Session, endpoint: LibvirtEndpoint, ref: MachineRef) -> ObservedMachine | None:
+    """The quick way for a machine that exists: no image is needed, only that it runs and has its address."""
+    domain = domains.find_domain(session, ref)
+    if domain is None:
+        return None
+    if domain.owner.address and not domain.handle.isActive():
+        addresses.restore_address(session, endpoint, ref, domain.owner.address)
+    domains.ensure_running(session, domain.handle)
+    return domains.observe(domain, ref)
 
 
 def ensure_machine(session: Session, endpoint: LibvirtEndpoint, plan: MachinePlan) -> ObservedMachine:
@@ -66,7 +77,7 @@ def _make(session: Session, endpoint: LibvirtEndpoint, plan: MachinePlan) -> Non
         volumes.write_seed(session, pool, machine_uid=ref.uid, seed=seed)
         seed_volume = volumes.seed_volume(ref.uid)
     mac = domains.machine_mac(request, virtual_endpoint=network.virtual)
-    address = networks.ensure_address(session, endpoint, network, ref=ref, mac=mac)
+    address = addresses.ensure_address(session, endpoint, network, ref=ref, mac=mac)
     domains.define_domain(
         session,
         DomainInput(
@@ -112,9 +123,7 @@ def release_bootstrap_data(session: Session, endpoint: LibvirtEndpoint, ref: Mac
     domain = domains.find_domain(session, ref)
     if domain is not None and domain.view.seed_attached:
         domains.eject_seed(session, domain, endpoint.pool)
-    pool = volumes.find_pool(session, endpoint)
-    if pool is not None:
-        volumes.delete_volume(session, pool, volumes.seed_volume(ref.uid))
+    volumes.delete_everywhere(session, endpoint, volumes.seed_volume(ref.uid))
 
 
 def stop_machine(session: Session, ref: MachineRef, *, force: bool) -> bool:
@@ -128,14 +137,8 @@ def delete_machine(session: Session, endpoint: LibvirtEndpoint, ref: MachineRef)
     domain = domains.find_domain(session, ref)
     if domain is not None:
         domains.remove_domain(session, domain)
-    pool = volumes.find_pool(session, endpoint)
-    if pool is not None:
-        volumes.delete_volume(session, pool, volumes.seed_volume(ref.uid))
-        volumes.delete_volume(session, pool, volumes.disk_volume(ref.uid))
-    network = networks.find_network(session, endpoint, ref.cluster)
-    if network is not None:
-        # The endpoint's entry is the cluster's and stays.
-        networks.remove_host(session, network.handle, names.build_mac(ref.uid))
+    volumes.delete_everywhere(session, endpoint, volumes.seed_volume(ref.uid), volumes.disk_volume(ref.uid))
+    addresses.release_address(session, endpoint, ref)
     return True
 
 

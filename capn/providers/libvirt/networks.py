@@ -1,14 +1,15 @@
-"""Networks and addresses.
+"""Clusters' networks.
 
 Role: blocking calls on one `Session`. A cluster has a NAT network of its own, whose UUID is derived from the
-cluster's UID (that is the proof of ownership), or shares a network that the administrator names. Addresses are DHCP
-host entries. The first control plane's MAC address belongs to the cluster, so the child's address outlives that
-machine. Must not: change any other network, or any other entry of a shared one.
+cluster's UID (that is the proof of ownership), or shares a network that the administrator names; it keeps the one that
+it was made with. The endpoint's MAC address belongs to the cluster, so the child's address outlives every machine.
+Must not: change any other network, any other entry of a shared one, or the address of an endpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -16,15 +17,14 @@ import libvirt
 
 from capn import names
 from capn.build.libvirt_xml import (
-    build_dhcp_host_xml,
     build_network_xml,
     endpoint_address,
-    machine_addresses,
 )
 from capn.errors import OwnershipError, TerminalError, TransientError
-from capn.providers.base import ClusterRef, ClusterRequest, MachineRef
+from capn.providers.base import ClusterRef, ClusterRequest
 from capn.providers.checks import check_cidrs
 from capn.providers.libvirt.connection import Session
+from capn.providers.libvirt.dhcp import add_host, remove_host, shared_addresses
 from capn.providers.libvirt.errors import is_missing
 from capn.providers.libvirt.views import NetworkView, parse_network
 from capn.settings import LibvirtEndpoint
@@ -33,8 +33,6 @@ _CLUSTER_PREFIX = 24
 _SHORT = 6
 # Name of an endpoint's entry that belongs to no machine (docs/adr/0020); machines' names end with a number.
 _ENDPOINT_SUFFIX = "-endpoint"
-_CONFIG: int = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
-_LIVE: int = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE | _CONFIG
 # libvirt's words when the host already has an interface or a route in that subnet (network/bridge_driver).
 _COLLISION = "already in use by interface"
 _ATTEMPTS = 16
@@ -66,9 +64,8 @@ def endpoint_mac(cluster: ClusterRef) -> str:
     return names.build_mac(f"endpoint/{cluster.uid}")
 
 
-def _endpoint_name(endpoint: LibvirtEndpoint, cluster: ClusterRef) -> str | None:
+def _endpoint_name(endpoint: LibvirtEndpoint, cluster: ClusterRef, *, shared: bool) -> str | None:
     """Name of the endpoint's entry; clusters of one name may share a network."""
-    shared = endpoint.network is not None
     if not endpoint.virtual_endpoint:
         return None if shared else names.control_plane_machine(cluster.name, 0)
     mark = f"capn-{names.build_short_id(cluster.uid)}" if shared else cluster.name
@@ -90,7 +87,7 @@ def check_request(endpoint: LibvirtEndpoint, request: ClusterRequest) -> None:
 
 def find_network(session: Session, endpoint: LibvirtEndpoint, cluster: ClusterRef) -> ClusterNetwork | None:
     """The cluster's network if it is there, active, and has the cluster's endpoint."""
-    handle = _lookup(session, endpoint, cluster)
+    handle = find_handle(session, endpoint, cluster)
     if handle is None or not handle.isActive():
         return None
     view = parse_network(handle.XMLDesc(0))
@@ -98,14 +95,15 @@ def find_network(session: Session, endpoint: LibvirtEndpoint, cluster: ClusterRe
     if host is None or view.subnet is None:
         return None
     virtual = host.name.endswith(_ENDPOINT_SUFFIX)
-    return ClusterNetwork(handle, view, host.address, shared=endpoint.network is not None, virtual=virtual)
+    return ClusterNetwork(handle, view, host.address, shared=not _is_own(handle, cluster), virtual=virtual)
 
 
 def ensure_network(session: Session, endpoint: LibvirtEndpoint, request: ClusterRequest) -> ClusterNetwork:
     """The cluster's network, made, started or completed if need be."""
     found = find_network(session, endpoint, request.ref)
     if found is None:
-        if endpoint.network is None:
+        handle = find_handle(session, endpoint, request.ref)
+        if endpoint.network is None or (handle is not None and _is_own(handle, request.ref)):
             _make_network(session, endpoint, request)
         _reserve_endpoint(session, endpoint, request)
         found = find_network(session, endpoint, request.ref)
@@ -116,10 +114,10 @@ def ensure_network(session: Session, endpoint: LibvirtEndpoint, request: Cluster
 
 def delete_network(session: Session, endpoint: LibvirtEndpoint, cluster: ClusterRef) -> None:
     """Remove the cluster's own network, or its entry in a shared one."""
-    handle = _lookup(session, endpoint, cluster)
+    handle = find_handle(session, endpoint, cluster)
     if handle is None:
         return
-    if endpoint.network is not None:
+    if not _is_own(handle, cluster):
         remove_host(session, handle, endpoint_mac(cluster))
         return
     session.checkpoint()
@@ -132,64 +130,32 @@ def delete_network(session: Session, endpoint: LibvirtEndpoint, cluster: Cluster
             raise
 
 
-def ensure_address(
-    session: Session, endpoint: LibvirtEndpoint, network: ClusterNetwork, *, ref: MachineRef, mac: str
-) -> str:
-    """The machine's address, reserved if it has none yet."""
-    for _attempt in range(_ATTEMPTS):
-        view = parse_network(network.handle.XMLDesc(0))
-        host = view.find_host(mac)
-        if host is not None:
-            return host.address
-        address = _choose_address(network, view, mac, within=endpoint.addresses)
-        try:
-            _add_host(session, network.handle, mac=mac, address=address, name=None if network.shared else ref.name)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
-                raise
-            continue  # another machine took the address between our look and our write
-        return address
-    raise TransientError("other machines took every address that was tried; trying again")
+def find_handle(session: Session, endpoint: LibvirtEndpoint, cluster: ClusterRef) -> libvirt.virNetwork | None:
+    """The cluster's own network, whatever the endpoint is set to since; else the one that its clusters share."""
+    conn = session.conn
+    own = _find(conn.networkLookupByUUIDString, names.build_network_uuid(cluster.uid))
+    return own if own is not None or endpoint.network is None else _find(conn.networkLookupByName, endpoint.network)
 
 
-def _choose_address(network: ClusterNetwork, view: NetworkView, mac: str, *, within: IPv4Network | None) -> str:
-    leased = {lease["ipaddr"]: str(lease.get("mac", "")).lower() for lease in network.handle.DHCPLeases()}
-    used = {host.address for host in view.hosts} | {at for at, owner in leased.items() if owner != mac}
-    candidates = _shared_addresses(view, within) if network.shared else machine_addresses(network.subnet)
-    address = next((str(candidate) for candidate in candidates if str(candidate) not in used), None)
-    if address is None:
-        raise TerminalError(
-            f"the network {network.subnet} has no free address: delete machines or use smaller pools",
-            reason="AddressesExhausted",
-        )
-    return address
-
-
-def remove_host(session: Session, handle: libvirt.virNetwork, mac: str) -> None:
-    """Remove the entry of this MAC address, if there is one."""
-    host = parse_network(handle.XMLDesc(0)).find_host(mac)
-    if host is None:
-        return
-    session.checkpoint()
-    xml = build_dhcp_host_xml(mac=mac, address=host.address, name=None)
-    section = libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
-    handle.update(libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, section, -1, xml, _flags(handle))
-
-
-def _lookup(session: Session, endpoint: LibvirtEndpoint, cluster: ClusterRef) -> libvirt.virNetwork | None:
+def _find(look_up: Callable[[str], libvirt.virNetwork], key: str) -> libvirt.virNetwork | None:
     try:
-        if endpoint.network is not None:
-            return session.conn.networkLookupByName(endpoint.network)
-        return session.conn.networkLookupByUUIDString(names.build_network_uuid(cluster.uid))
+        return look_up(key)
     except libvirt.libvirtError as error:
         if is_missing(error):
             return None
         raise
 
 
+def _is_own(handle: libvirt.virNetwork, cluster: ClusterRef) -> bool:
+    return str(handle.UUIDString()) == names.build_network_uuid(cluster.uid)
+
+
 def _make_network(session: Session, endpoint: LibvirtEndpoint, request: ClusterRequest) -> None:
-    """Define and start the network on the first free subnet, going on to the next when the host refuses one."""
-    existing = _lookup(session, endpoint, request.ref)
+    """Define and start the network on the first free subnet, going on to the next when the host refuses one.
+
+    A cluster that has its endpoint has one subnet only: its certificates and machines have those addresses.
+    """
+    existing = find_handle(session, endpoint, request.ref)
     if existing is not None and existing.isActive():
         return
     if existing is None:
@@ -210,14 +176,29 @@ def _make_network(session: Session, endpoint: LibvirtEndpoint, request: ClusterR
                 if existing.isActive():
                     return  # somebody else started it
                 raise
-            if (view := parse_network(existing.XMLDesc(0))).subnet is not None:
-                refused.add(view.subnet)
-            existing.undefine()
+            refused |= _give_up(existing, request)
             existing = None
         else:
             existing.setAutostart(1)
             return
     raise TransientError("the hypervisor refused every network tried: its addresses are used otherwise")
+
+
+def _give_up(network: libvirt.virNetwork, request: ClusterRequest) -> set[IPv4Network]:
+    """Undefine a network whose addresses the host refuses, unless a cluster lives there already; those addresses."""
+    subnet = parse_network(network.XMLDesc(0)).subnet
+    if request.endpoint_host is not None:
+        raise _build_taken(subnet)
+    network.undefine()
+    return set() if subnet is None else {subnet}
+
+
+def _build_taken(subnet: IPv4Network | None) -> TransientError:
+    return TransientError(
+        f"something else on the hypervisor has addresses of the cluster's network {subnet}: take it away there (another"
+        " network, an interface or a route); the cluster comes back by itself",
+        reason="NetworkUnusable",
+    )
 
 
 def _network_xml(endpoint: LibvirtEndpoint, cluster: ClusterRef, subnet: IPv4Network) -> str:
@@ -227,19 +208,25 @@ def _network_xml(endpoint: LibvirtEndpoint, cluster: ClusterRef, subnet: IPv4Net
         bridge=f"capn{names.build_short_id(cluster.uid)}",
         subnet=subnet,
         endpoint_mac=endpoint_mac(cluster),
-        endpoint_name=_endpoint_name(endpoint, cluster) or names.control_plane_machine(cluster.name, 0),
+        endpoint_name=_endpoint_name(endpoint, cluster, shared=False) or names.control_plane_machine(cluster.name, 0),
     )
 
 
 def _choose_subnet(
     session: Session, endpoint: LibvirtEndpoint, request: ClusterRequest, refused: set[IPv4Network]
 ) -> IPv4Network:
-    """The first free subnet, counted from one that the cluster's UID picks, so that two that choose at once differ."""
+    """The first free subnet, counted from one that the cluster's UID picks, so that two that choose at once differ.
+
+    Of a cluster that has its endpoint it is the one with that, which has been lost.
+    """
     pool = endpoint.network_pool
     candidates = list(pool.subnets(new_prefix=max(_CLUSTER_PREFIX, pool.prefixlen)))
     start = int(names.build_short_id(request.ref.uid), 16) % len(candidates)
     taken = [parse_network(network.XMLDesc(0)).subnet for network in session.conn.listAllNetworks(0)]
-    avoid = [net for net in taken if net is not None] + list(endpoint.reserved_cidrs) + list(refused)
+    used = [net for net in taken if net is not None]
+    if request.endpoint_host is not None:
+        return _find_former_subnet(candidates, used, IPv4Address(request.endpoint_host), pool)
+    avoid = used + list(endpoint.reserved_cidrs) + list(refused)
     for candidate in candidates[start:] + candidates[:start]:
         if not any(candidate.overlaps(net) for net in avoid):
             return candidate
@@ -247,6 +234,21 @@ def _choose_subnet(
         f"no free network is left in the endpoint's {pool}: delete clusters or set a larger network_pool",
         reason="NetworksExhausted",
     )
+
+
+def _find_former_subnet(
+    candidates: Sequence[IPv4Network], used: Sequence[IPv4Network], host: IPv4Address, pool: IPv4Network
+) -> IPv4Network:
+    former = next((candidate for candidate in candidates if host == endpoint_address(candidate)), None)
+    if former is None:
+        raise TerminalError(
+            f"the cluster's endpoint {host} is in no network of the endpoint's {pool}, and the network that it was made"
+            " with is not on the hypervisor: give the endpoint its former network or network_pool again",
+            reason="NetworkUnusable",
+        )
+    if any(former.overlaps(net) for net in used):
+        raise _build_taken(former)
+    return former
 
 
 def _refuse_foreign_name(session: Session, cluster: ClusterRef) -> None:
@@ -268,7 +270,7 @@ def _reserve_endpoint(session: Session, endpoint: LibvirtEndpoint, request: Clus
     Another hypervisor of the network has chosen it, or this one before the entry was lost.
     """
     cluster = request.ref
-    handle = _lookup(session, endpoint, cluster)
+    handle = find_handle(session, endpoint, cluster)
     if handle is None or not handle.isActive():
         raise TerminalError(
             f"the network {endpoint.network or network_name(cluster)} is not started on the hypervisor: start it",
@@ -283,41 +285,21 @@ def _reserve_endpoint(session: Session, endpoint: LibvirtEndpoint, request: Clus
         )
     if view.find_host(endpoint_mac(cluster)) is not None:
         return
-    if endpoint.network is None:
-        address, name = str(endpoint_address(view.subnet)), _endpoint_name(endpoint, cluster)
-        _add_host(session, handle, mac=endpoint_mac(cluster), address=address, name=name)
+    shared = not _is_own(handle, cluster)
+    name = _endpoint_name(endpoint, cluster, shared=shared)
+    if not shared:
+        address = str(endpoint_address(view.subnet))
+        add_host(session, handle, mac=endpoint_mac(cluster), address=address, name=name)
         return
+    if request.endpoint_host is not None and IPv4Address(request.endpoint_host) not in view.subnet:
+        raise TerminalError(
+            f"the cluster's endpoint {request.endpoint_host} is not in the network {view.name} ({view.subnet}): give"
+            " the endpoint the network again that the cluster was made with",
+            reason="NetworkUnusable",
+        )
     used = {host.address for host in view.hosts} | {lease["ipaddr"] for lease in handle.DHCPLeases()}
-    candidates = map(str, _shared_addresses(view, endpoint.addresses))
+    candidates = map(str, shared_addresses(view, endpoint.addresses))
     free = request.endpoint_host or next((address for address in candidates if address not in used), None)
     if free is None:
         raise TerminalError(f"the shared network {view.name} has no free address", reason="AddressesExhausted")
-    name = _endpoint_name(endpoint, cluster)
-    _add_host(session, handle, mac=endpoint_mac(cluster), address=free, name=name)
-
-
-def _shared_addresses(view: NetworkView, within: IPv4Network | None) -> list[IPv4Address]:
-    """Addresses outside the network's own DHCP ranges, or all of them when the ranges leave none.
-
-    `within`: the part of the network that is this hypervisor's to give.
-    """
-    if view.subnet is None:
-        return []
-    every = [endpoint_address(view.subnet), *machine_addresses(view.subnet)]
-    if within is not None:
-        ends = (view.subnet.network_address, view.subnet.broadcast_address)
-        every = [address for address in within if address in view.subnet and address not in ends]
-    spans = [(IPv4Address(span.start), IPv4Address(span.end)) for span in view.ranges]
-    outside = [address for address in every if not any(start <= address <= end for start, end in spans)]
-    return outside or every
-
-
-def _add_host(session: Session, handle: libvirt.virNetwork, *, mac: str, address: str, name: str | None) -> None:
-    session.checkpoint()
-    xml = build_dhcp_host_xml(mac=mac, address=address, name=name)
-    section = libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
-    handle.update(libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, section, -1, xml, _flags(handle))
-
-
-def _flags(handle: libvirt.virNetwork) -> int:
-    return _LIVE if handle.isActive() else _CONFIG
+    add_host(session, handle, mac=endpoint_mac(cluster), address=free, name=name)

@@ -104,7 +104,9 @@ class LibvirtProvider:
         """Make what is missing of the machine and start it."""
         ref = request.ref
         self._remember(ref)
-        running = await self._connection.run(lambda session: self._revive(session, ref), key=ref.uid)
+        running = await self._connection.run(
+            lambda session: machines.revive_machine(session, self._endpoint, ref), key=ref.uid
+        )
         if running is not None:
             return running
         image = await self._ensure_image(request)
@@ -175,14 +177,6 @@ class LibvirtProvider:
     def _remember(self, ref: MachineRef) -> None:
         self._known[names.build_domain_uuid(ref.uid)] = ref
 
-    def _revive(self, session: Session, ref: MachineRef) -> ObservedMachine | None:
-        """The quick way for a machine that exists: no image is needed, only that it runs."""
-        domain = domains.find_domain(session, ref)
-        if domain is None:
-            return None
-        domains.ensure_running(session, domain.handle)
-        return domains.observe(domain, ref)
-
     def _make(self, session: Session, plan: machines.MachinePlan) -> ObservedMachine:
         return machines.ensure_machine(session, self._endpoint, plan)
 
@@ -204,12 +198,12 @@ class LibvirtProvider:
 
     async def _upload(self, image: NodeImage, progress: Progress | None) -> StoredImage:
         """One upload an image at a time; callers that come meanwhile wait for the same one."""
-        stem = image_store.image_stem(image)
-        task = self._uploads.get(stem)
+        name = image_store.stored_name(image)
+        task = self._uploads.get(name)
         if task is None:
-            task = asyncio.create_task(self._upload_once(image, progress), name=f"upload/{stem}")
-            self._uploads[stem] = task
-            task.add_done_callback(lambda _done: self._uploads.pop(stem, None))
+            task = asyncio.create_task(self._upload_once(image, progress), name=f"upload/{name}")
+            self._uploads[name] = task
+            task.add_done_callback(lambda _done: self._uploads.pop(name, None))
         return await asyncio.shield(task)
 
     async def _upload_once(self, image: NodeImage, progress: Progress | None) -> StoredImage:
@@ -217,7 +211,7 @@ class LibvirtProvider:
             pool = volumes.ensure_pool(session, self._endpoint)
             return image_store.upload_image(session, pool, image, progress)
 
-        key = f"image/{image_store.image_stem(image)}"
+        key = f"image/{image_store.stored_name(image)}"
         return await self._connection.run(work, key=key, timeout_s=_UPLOAD_TIMEOUT_S)
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import libvirt
 
 from capn import names
 from capn.build.libvirt_xml import build_pool_xml, build_volume_xml
+from capn.errors import TransientError
 from capn.providers.libvirt.connection import Session
-from capn.providers.libvirt.errors import is_missing
+from capn.providers.libvirt.errors import clean_message, is_disconnect, is_missing
 from capn.settings import LibvirtEndpoint
 
 _POOL_DIRECTORY_MODES = 0  # virStoragePoolBuildFlags: make the directory if it is not there
@@ -34,34 +36,65 @@ def seed_volume(machine_uid: str) -> str:
 
 def find_pool(session: Session, endpoint: LibvirtEndpoint) -> libvirt.virStoragePool | None:
     """The endpoint's pool, if it is there and active."""
-    try:
-        pool = session.conn.storagePoolLookupByName(endpoint.pool)
-    except libvirt.libvirtError as error:
-        if is_missing(error):
-            return None
-        raise
-    return pool if pool.isActive() else None
+    pool = _look_up_pool(session, endpoint)
+    return pool if pool is not None and pool.isActive() else None
 
 
 def ensure_pool(session: Session, endpoint: LibvirtEndpoint) -> libvirt.virStoragePool:
     """The endpoint's pool, made or started if need be."""
-    pool = find_pool(session, endpoint)
-    if pool is not None:
-        return pool
+    pool = _look_up_pool(session, endpoint)
+    if pool is None:
+        session.checkpoint()
+        pool = session.conn.storagePoolDefineXML(build_pool_xml(endpoint.pool, endpoint.pool_path), 0)
+    if not pool.isActive():
+        if not pool.autostart() and _is_made_by_us(pool, endpoint):  # new, or its making was cut off
+            pool.build(_POOL_DIRECTORY_MODES)
+            pool.setAutostart(1)
+        _start_pool(session, pool)
+    return pool
+
+
+def delete_everywhere(session: Session, endpoint: LibvirtEndpoint, *volume_names: str) -> None:
+    """Delete volumes of a machine in the endpoint's pool and in those that it may have had before.
+
+    TransientError when the endpoint's pool cannot be started: what is in it would stay for ever.
+    """
+    pool = _look_up_pool(session, endpoint)
+    if pool is not None and not pool.isActive():
+        _start_pool(session, pool)
+    for active in session.conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+        for name in volume_names:
+            delete_volume(session, active, name)
+
+
+def _look_up_pool(session: Session, endpoint: LibvirtEndpoint) -> libvirt.virStoragePool | None:
+    try:
+        return session.conn.storagePoolLookupByName(endpoint.pool)
+    except libvirt.libvirtError as error:
+        if is_missing(error):
+            return None
+        raise
+
+
+def _is_made_by_us(pool: libvirt.virStoragePool, endpoint: LibvirtEndpoint) -> bool:
+    """Whether it is the kind of pool that `ensure_pool` makes: to build another's kind may erase it."""
+    root = ET.fromstring(pool.XMLDesc(0))  # noqa: S314 - from libvirtd
+    return root.get("type") == "dir" and root.findtext("target/path") == endpoint.pool_path
+
+
+def _start_pool(session: Session, pool: libvirt.virStoragePool) -> None:
     session.checkpoint()
     try:
-        pool = session.conn.storagePoolLookupByName(endpoint.pool)
+        pool.create(0)
     except libvirt.libvirtError as error:
-        if not is_missing(error):
+        if pool.isActive():
+            return  # somebody else started it
+        if is_disconnect(error):
             raise
-        pool = session.conn.storagePoolDefineXML(build_pool_xml(endpoint.pool, endpoint.pool_path), 0)
-        pool.build(_POOL_DIRECTORY_MODES)
-        pool.setAutostart(1)
-    with contextlib.suppress(libvirt.libvirtError):  # another thread may have started it; what counts is below
-        pool.create(0)
-    if not pool.isActive():
-        pool.create(0)
-    return pool
+        raise TransientError(
+            f"the hypervisor's pool {pool.name()} is not started and cannot be: {clean_message(error)}: start it there",
+            reason="PoolUnusable",
+        ) from None
 
 
 def find_volume(pool: libvirt.virStoragePool, name: str) -> libvirt.virStorageVol | None:

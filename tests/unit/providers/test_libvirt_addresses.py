@@ -7,13 +7,24 @@ from ipaddress import IPv4Network
 from typing import Any, cast
 from xml.etree import ElementTree as ET
 
-from capn.providers.libvirt import networks
+import libvirt
+import pytest
+
+from capn.errors import TerminalError
+from capn.providers.libvirt import addresses, networks
 from capn.providers.libvirt.connection import Session
 from capn.settings import LibvirtEndpoint
 from tests.contract.provider_rigs import cluster_ref, cluster_request, worker
 
 WHOLE = LibvirtEndpoint(network="capn-shared")
 PART = LibvirtEndpoint(network="capn-shared", addresses=IPv4Network("10.0.0.64/26"))
+
+
+def build_missing() -> libvirt.libvirtError:
+    """libvirt's answer to one who looks for what is not there."""
+    error = libvirt.libvirtError("Network not found")
+    error.err = (libvirt.VIR_ERR_NO_NETWORK, libvirt.VIR_FROM_NETWORK, str(error))
+    return error
 
 
 class SharedNetwork:
@@ -24,6 +35,12 @@ class SharedNetwork:
 
     def networkLookupByName(self, _name: str) -> SharedNetwork:  # noqa: N802 - libvirt's name
         return self
+
+    def networkLookupByUUIDString(self, _uuid: str) -> SharedNetwork:  # noqa: N802 - libvirt's name
+        raise build_missing()
+
+    def UUIDString(self) -> str:  # noqa: N802 - libvirt's name
+        return "5f6e1a30-0000-0000-0000-000000000000"
 
     def isActive(self) -> bool:  # noqa: N802 - libvirt's name
         return True
@@ -58,13 +75,20 @@ def give(network: SharedNetwork, endpoint: LibvirtEndpoint, ordinal: int) -> str
     session, request = open_session(network), cluster_request(cluster_ref())
     found = networks.ensure_network(session, endpoint, request)
     ref = worker(cluster_ref(), ordinal).ref
-    return networks.ensure_address(session, endpoint, found, ref=ref, mac=f"52:54:00:00:00:{ordinal:02x}")
+    return addresses.ensure_address(session, endpoint, found, ref=ref, mac=f"52:54:00:00:00:{ordinal:02x}")
 
 
 def test_without_a_part_all_of_the_network_is_given() -> None:
     network = SharedNetwork()
     assert [give(network, WHOLE, ordinal) for ordinal in range(2)] == ["10.0.0.11", "10.0.0.12"]
     assert network.given == ["10.0.0.10", "10.0.0.11", "10.0.0.12"]
+
+
+def test_an_endpoint_that_is_not_in_the_network_is_not_moved_there() -> None:
+    network, request = SharedNetwork(), replace(cluster_request(cluster_ref()), endpoint_host="10.89.3.10")
+    with pytest.raises(TerminalError, match=r"10\.89\.3\.10 is not in the network capn-shared \(10\.0\.0\.0/24\)"):
+        networks.ensure_network(open_session(network), WHOLE, request)
+    assert network.given == []
 
 
 def test_of_a_part_no_other_address_is_given() -> None:
