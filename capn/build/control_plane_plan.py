@@ -60,15 +60,12 @@ def compute_control_plane_plan(
         because = f"{taken_back[0].metadata.name} has not joined, and what it was made with is not wanted any more"
         return ControlPlanePlan(delete=taken_back[0], reason="RemovingControlPlane", because=because)
     lost = [machine for machine in movable if machine.status.failure_reason in GONE]
-    if lost and len(existing) > len(lost) and _are_ready(existing, but=lost) and _keep_quorum(existing, lost):
-        return ControlPlanePlan(
-            delete=lost[0], reason="ReplacingControlPlane", because=f"{lost[0].metadata.name} has lost its VM"
-        )
     ill = [machine for machine in existing if machine.metadata.name in dying]
-    if ill and _are_ready(existing, but=ill):
-        return ControlPlanePlan(
-            delete=ill[0], reason="ReplacingControlPlane", because=f"{ill[0].metadata.name} is unhealthy"
-        )
+    failing = [*lost, *ill]  # of one kind or the other: neither waits for the other to be well
+    if failing and _are_ready(existing, but=failing) and _keep_quorum(existing, lost, ill):
+        why = "has lost its VM" if lost else "is unhealthy"
+        because = f"{failing[0].metadata.name} {why}"
+        return ControlPlanePlan(delete=failing[0], reason="ReplacingControlPlane", because=because)
     unready = [machine for machine in existing if not is_ready(machine)]
     if unready:
         return ControlPlanePlan(reason="WaitingForMachines", because=f"{_list(unready)} is not Ready")
@@ -199,8 +196,13 @@ def _fill(wanted: Sequence[Mapping[str, Any]], existing: Sequence[NestedMachine]
     return next(manifest for manifest in wanted if manifest["spec"]["ordinal"] not in taken)
 
 
-def _keep_quorum(existing: Sequence[NestedMachine], lost: Sequence[NestedMachine]) -> bool:
-    return len(existing) - len(lost) > len(existing) // 2
+def _keep_quorum(
+    existing: Sequence[NestedMachine], lost: Sequence[NestedMachine], ill: Sequence[NestedMachine]
+) -> bool:
+    """Whether most would be left; one that is ill and has not joined is nobody's loss."""
+    newcomers = [machine for machine in ill if not has_joined(machine)]
+    count = len(existing) - len(newcomers)
+    return count - len(lost) - (len(ill) - len(newcomers)) > count // 2
 
 
 def _are_ready(existing: Sequence[NestedMachine], *, but: Sequence[NestedMachine]) -> bool:

@@ -20,11 +20,13 @@ from capn.api.machine import NestedMachine
 from capn.api.restore import RestoreStatus
 from capn.build.health import GONE
 from capn.build.snapshots import FORMAT, build_mark
+from capn.build.upgrade_rules import has_joined
 from capn.build.version_skew import parse_version
 from capn.errors import InvalidSpecError, TerminalError
 
-# The only one's VM is gone, or there is a machine in its place that would begin an empty cluster.
-_LOST = GONE | {"ControlPlaneLost"}
+# Of a machine in the place of one whose VM is gone, that would begin an empty cluster.
+_EMPTY = "ControlPlaneLost"
+_LOST = GONE | {_EMPTY}
 METADATA_BYTES = 64 << 10
 _NAME = re.compile(checks.SNAPSHOT)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -37,11 +39,15 @@ _KEPT_SPEC = ("podCIDR", "podCIDRs", "taints")
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """The control planes whose data is gone: a reason, and a sentence for people."""
+    """The control planes whose data is gone: a reason, and a sentence for people.
+
+    `sure`: there can be no quorum. If not, it hangs on whether a machine that was joining had a vote already.
+    """
 
     reason: str
     message: str
     lost: tuple[NestedMachine, ...]
+    sure: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +70,32 @@ def is_of(machine: NestedMachine, restore: RestoreStatus) -> bool:
 
 
 def find_loss(control_planes: Sequence[NestedMachine]) -> Loss | None:
-    """Whether so many VMs are gone that etcd has no quorum any more; None while there is one, or nothing is known."""
+    """Whether so many VMs are gone that etcd may have no quorum any more; None while it has, or nothing is known.
+
+    Only members that were promoted have a vote, so a machine that is still joining is no help, and no loss.
+    """
     lost = tuple(machine for machine in control_planes if machine.status.failure_reason in _LOST)
-    if not lost or 2 * (len(control_planes) - len(lost)) > len(control_planes):
+    if not lost:
         return None
     if len(control_planes) == 1:
         return Loss("ControlPlaneLost", f"{lost[0].metadata.name}, the only control plane, has lost its VM", lost)
+    voters = [machine for machine in control_planes if _had_vote(machine)]
+    left = sum(machine not in lost for machine in voters)
+    joining_lost = sum(machine not in voters for machine in lost)
+    joining = len(control_planes) - len(voters) - joining_lost
+    if _is_majority(left, of=len(voters) + joining_lost):
+        return None
     named = ", ".join(machine.metadata.name for machine in lost)
     message = f"{named} of {len(control_planes)} control planes have lost their VMs: etcd has no quorum"
-    return Loss("QuorumLost", message, lost)
+    return Loss("QuorumLost", message, lost, sure=not _is_majority(left + joining, of=len(voters) + joining))
+
+
+def _had_vote(machine: NestedMachine) -> bool:
+    return has_joined(machine) or machine.status.failure_reason == _EMPTY
+
+
+def _is_majority(count: int, *, of: int) -> bool:
+    return 2 * count > of
 
 
 def choose_snapshot(found: Iterable[str], *, uid: str | None = None, name: str | None = None) -> str | None:

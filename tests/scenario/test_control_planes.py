@@ -11,8 +11,9 @@ import pytest
 
 from capn import names
 from capn.api.resources import NESTED_MACHINE, NODE, POD
+from capn.controllers.deps import INDEX_CLUSTER
 from capn.controllers.machine.leaving import LIMIT as LEAVE_LIMIT
-from capn.providers.base import MachineState
+from capn.providers.base import MachineRef, MachineState
 from capn.providers.memory_etcd import SimulatedEtcd
 from capn.providers.memory_static_pods import tell_readiness
 from tests.harness.pools import child_of, set_node_ready
@@ -239,6 +240,38 @@ async def test_a_controller_that_dies_in_the_middle_goes_on(replicas: int) -> No
                 await scenario.restart()
             await has_settled(scenario, replicas)
         assert voters(await etcd_of(scenario)) == await control_planes(scenario) == await nodes(scenario)
+
+
+async def test_a_cache_that_is_behind_has_no_second_one_leave(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scenario.create(controlPlane={"replicas": 3})
+    await has_settled(scenario, 3)
+    assert scenario.controllers is not None
+    informer = scenario.controllers.machines
+    before = list(informer.by_index(INDEX_CLUSTER, f"{NAMESPACE_NAME}/c1"))
+    asked: list[str] = []
+
+    async def keep_vm(ref: MachineRef) -> bool:
+        asked.append(ref.name)
+        return False
+
+    monkeypatch.setattr(scenario.provider, "delete_machine", keep_vm)
+    await scenario.user.delete(NESTED_MACHINE, "c1-cp-1", NAMESPACE_NAME)
+
+    async def waits_for_its_vm() -> bool:
+        return "c1-cp-1" in asked
+
+    await scenario.until(waits_for_its_vm, limit_s=LIMIT_S)
+    with monkeypatch.context() as behind:
+        behind.setattr(informer, "by_index", lambda _index, _value: before)
+        await scenario.patch("c1", {"controlPlane": {"replicas": 1}})
+        await scenario.settle()
+        machine = await scenario.api.get(NESTED_MACHINE, "c1-cp-2", NAMESPACE_NAME)
+        assert machine is not None
+        assert "deletionTimestamp" not in machine["metadata"]
+    monkeypatch.undo()
+    await has_settled(scenario, 1)
 
 
 async def test_a_stopped_member_does_not_let_another_go(scenario: Scenario) -> None:

@@ -19,6 +19,7 @@ from capn import names
 from capn.api.conditions import ClusterCondition, find
 from capn.api.resources import CONFIG_MAP, DAEMON_SET, NESTED_CLUSTER, NESTED_MACHINE, NODE, SECRET
 from capn.controllers.cluster.reconciler import ClusterReconciler
+from capn.controllers.cluster.restore import PATIENCE_S
 from capn.controllers.credentials import pki_secret_names
 from capn.errors import UnreachableError
 from capn.kube.memory import MemoryKubeClient
@@ -270,6 +271,43 @@ async def test_without_quorum_all_that_is_left_goes_before_the_new_one_is_made(c
     assert set(before.values()).isdisjoint(case.vms().values())
     assert set(await case.nodes()) == {"c1-cp-0", "c1-cp-1", "c1-cp-2"}
     assert await case.is_at_rest()
+
+
+async def grow_to_two_of_three(case: Case) -> None:
+    """1 -> 3: the second has joined, the third cannot."""
+    await begin(case)
+    case.scenario.provider.fail_bootstrap("c1-cp-2", "timed out", stage="kubeadm/preflight")
+    patch = {"spec": {"controlPlane": {"replicas": 3}}}
+    await case.scenario.user.merge_patch(NESTED_CLUSTER, "c1", NAMESPACE_NAME, patch)
+
+    async def has_failed() -> bool:
+        machine = await case.scenario.user.get(NESTED_MACHINE, "c1-cp-2", NAMESPACE_NAME)
+        return machine is not None and machine.get("status", {}).get("failureReason") is not None
+
+    await case.scenario.until(has_failed, limit_s=LIMIT_S)
+
+
+async def test_a_machine_that_is_still_joining_is_no_quorum(case: Case) -> None:
+    await grow_to_two_of_three(case)
+    await case.lose("c1-cp-0")
+    said = await case.says("QuorumInDoubt")
+    assert "unless one that joined has a vote" in said["message"]
+    assert await case.restore_of() == {}
+    case.scenario.world.failures.clear()
+    case.scenario.advance(PATIENCE_S + 1)
+    assert (await case.restored())["reason"] == "QuorumLost"
+    assert await case.words() == {"before"}
+    assert set(await case.nodes()) == {"c1-cp-0", "c1-cp-1", "c1-cp-2"}
+
+
+async def test_one_that_is_lost_while_it_joins_costs_no_data(case: Case) -> None:
+    await grow_to_two_of_three(case)
+    case.scenario.world.failures.clear()
+    await case.lose("c1-cp-2")
+    case.scenario.advance(PATIENCE_S + 1)
+    await case.scenario.ready()
+    assert await case.restore_of() == {}
+    assert await case.words() == {"before", "after"}
 
 
 async def test_with_quorum_nothing_is_restored(case: Case) -> None:

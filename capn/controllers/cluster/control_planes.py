@@ -5,7 +5,8 @@ Must not: touch a hypervisor or change etcd; that is the machine's own reconcile
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 from capn import names
@@ -29,7 +30,7 @@ from capn.build.upgrade_stage import Stage, compute_plane_version
 from capn.controllers.cluster import preflight
 from capn.controllers.cluster.components import record_components
 from capn.controllers.cluster.healing import examine, keep_verdict, replace, tell_gravest
-from capn.controllers.cluster.machines import delete_machines, restore_stamps
+from capn.controllers.cluster.machines import delete_machines, list_live_machines, restore_stamps
 from capn.controllers.cluster.placement import PLACE_POLL_S, create_placed, find_unknown
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
@@ -67,13 +68,7 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     allowed = scope.cluster.spec.control_plane.failure_domains if obstacle is None else ()
     verdict = _examine(scope, replicas)
     patients = {patient.machine.metadata.name: patient for patient in verdict.delete}
-    plan = compute_control_plane_plan(
-        wanted,
-        scope.control_planes(),
-        allowed=allowed,
-        dying=patients.keys(),
-        fixed=_has_fixed_endpoint(scope),
-    )
+    plan = _plan(scope, wanted, allowed, patients)
     _note_drift(scope, wanted[0], allowed)
     if _is_needed_for_dns(scope, plan.delete):
         return Wait("WaitingForDNS", f"{scope.dns_waits}; until then no control plane leaves", POLL_S, blocks=False)
@@ -82,12 +77,26 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     if plan.create is not None:
         await record_components(scope)
         obstacle = await create_placed(scope, plan.create)
-    if plan.delete is not None:
+    if plan.delete is not None and await _is_still_due(scope, plan, partial(_plan, scope, wanted, allowed, patients)):
         patient = patients.get(plan.delete.metadata.name)
         await (delete_machines(scope, [plan.delete]) if patient is None else replace(scope, patient))
     if obstacle is not None:
         return Wait(obstacle.reason, obstacle.message, PLACE_POLL_S, blocks=False)
     return _conclude(scope, plan, verdict)
+
+
+def _plan(
+    scope: ClusterScope, wanted: Sequence[dict[str, Any]], allowed: Sequence[str], dying: Collection[str]
+) -> ControlPlanePlan:
+    fixed = _has_fixed_endpoint(scope)
+    return compute_control_plane_plan(wanted, scope.control_planes(), allowed=allowed, dying=dying, fixed=fixed)
+
+
+async def _is_still_due(scope: ClusterScope, plan: ControlPlanePlan, again: Callable[[], ControlPlanePlan]) -> bool:
+    """Whether the same one would be chosen by what there is now: by a cache that is behind two would leave at once."""
+    scope.machines = await list_live_machines(scope)
+    chosen = again().delete
+    return chosen is not None and plan.delete is not None and chosen.metadata.uid == plan.delete.metadata.uid
 
 
 def _examine(scope: ClusterScope, replicas: int) -> Verdict:

@@ -14,13 +14,14 @@ import json
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import structlog
 
 from capn import names
-from capn.api.conditions import MachineCondition, is_true
+from capn.api.conditions import ClusterCondition, MachineCondition, find, is_true
 from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER
 from capn.api.restore import RestorePhase, RestoreStatus
 from capn.build import kubeadm_record
@@ -40,6 +41,9 @@ log = structlog.get_logger(__name__)
 RECEIVER = "/capn/restore"
 LIMIT_S = 1800.0
 POLL_S = 10.0
+# Longer than the endpoint takes to move and etcd to choose a leader, if it has a quorum after all.
+PATIENCE_S = 180.0
+IN_DOUBT = "QuorumInDoubt"
 # What is written down is carried out in a later reconcile, which reads it.
 _NEXT_S = 1.0
 _OK, _CREATED, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT = 200, 201, 401, 403, 404, 409
@@ -60,8 +64,19 @@ async def reconcile_restore(scope: ClusterScope) -> Wait | None:
         return None
     if not await _is_certain(scope, loss):
         return None
+    if not loss.sure and (remaining := _compute_patience(scope)) > 0:
+        message = f"{loss.message}, unless one that joined has a vote: if the child is silent for {PATIENCE_S:g} s more"
+        return Wait(IN_DOUBT, f"{message}, the newest snapshot is restored", min(remaining, POLL_S))
     _check_allowed(scope, loss)
     return await _begin(scope, Source.of_backup(cluster), loss.reason, loss.message)
+
+
+def _compute_patience(scope: ClusterScope) -> float:
+    """For how many seconds the child, which does not answer now, may still be silent."""
+    told = find(scope.cluster.status.conditions, ClusterCondition.RESTORED)
+    if told is None or told.reason != IN_DOUBT:
+        return PATIENCE_S
+    return PATIENCE_S - (scope.deps.now() - datetime.fromisoformat(told.last_transition_time)).total_seconds()
 
 
 async def _is_certain(scope: ClusterScope, loss: Loss) -> bool:

@@ -20,7 +20,7 @@ from capn.controllers.cluster.domain_status import compute_domains
 from capn.controllers.cluster.nested import compute_nested
 from capn.controllers.cluster.pool_status import compute_pools, set_scaling
 from capn.controllers.cluster.scope import ClusterScope
-from capn.controllers.phases import Failed, Outcome, Progress, Wait, describe
+from capn.controllers.phases import Outcome, Progress, Wait, describe
 from capn.errors import TerminalError
 
 # In the order in which they become true; a condition whose phase was not reached names the one that it waits for.
@@ -177,9 +177,9 @@ def _describe_restore(progress: Progress) -> tuple[str, str]:
 
 
 def _set_restored(conditions: ConditionSet, scope: ClusterScope, progress: Progress) -> None:
-    """Of a restore that goes on, is over, or cannot begin; of others the condition says nothing."""
+    """Of a restore that goes on, is over, cannot begin or may have to; of others the condition says nothing."""
     restore = scope.restore or scope.cluster.status.restore
-    if scope.restoring is not None or isinstance(progress.outcomes.get(ClusterCondition.RESTORED), Failed):
+    if scope.restoring is not None or progress.outcomes.get(ClusterCondition.RESTORED) is not None:
         conditions.set(ClusterCondition.RESTORED, "False", *_describe_restore(progress))
     elif restore is not None:
         conditions.set(ClusterCondition.RESTORED, "True", "Restored", f"{restore.snapshot}, taken {restore.taken}")

@@ -223,13 +223,28 @@ def test_nothing_is_removed_when_quorum_is_gone_or_would_go(existing: list[Neste
 
 
 def test_an_ill_one_is_removed_when_the_others_are_ready_and_one_at_a_time() -> None:
-    found = plan(3, machine(0), machine(1, ready=False), machine(2), dying=["c-cp-1"])
+    found = plan(3, machine(0), joined(1, ready=False), machine(2), dying=["c-cp-1"])
     assert (deleted(found), found.reason) == ("c-cp-1", "ReplacingControlPlane")
     both = [machine(3, ready=False), machine(4, ready=False)]
     found = plan(5, machine(0), machine(1), machine(2), *both, dying=["c-cp-3", "c-cp-4"])
     assert deleted(found) == "c-cp-3"
     found = plan(3, machine(0), machine(1, ready=False), machine(2, ready=False), dying=["c-cp-1"])
     assert (deleted(found), found.reason) == (None, "WaitingForMachines")
+
+
+def test_a_lost_one_and_an_ill_one_do_not_wait_for_each_other() -> None:
+    """The lost one first: it costs etcd nothing."""
+    five = [joined(0), joined(1), joined(2), joined(3, ready=False), joined(4, lost=True)]
+    found = plan(5, *five, dying=["c-cp-3"])
+    assert (deleted(found), found.reason, found.because) == (
+        "c-cp-4", "ReplacingControlPlane", "c-cp-4 has lost its VM",
+    )  # fmt: skip
+    newcomer = [joined(0, lost=True), joined(1), joined(2), machine(3, ready=False)]
+    assert deleted(plan(3, *newcomer, dying=["c-cp-3"])) == "c-cp-0"
+    assert deleted(plan(3, *newcomer[1:], dying=["c-cp-3"])) == "c-cp-3"
+    three = [joined(0, lost=True), joined(1, ready=False), joined(2)]
+    assert deleted(plan(3, *three, dying=["c-cp-1"])) is None  # one would be left
+    assert deleted(plan(3, *five[:3], joined(3, ready=False), joined(4, lost=True), dying=[])) is None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from capn.api.machine import NestedMachine
+from capn.api.machine import NestedMachine, NodeReference
 from capn.build.restore_plan import (
     check_fits,
     choose_snapshot,
@@ -22,15 +22,20 @@ MINE, OTHER = build_mark(UID), "0a0a0a0a"
 
 
 def plane(*reasons: str | None) -> list[NestedMachine]:
+    """Machines that had joined, but for those of which `JOINING` or `LOST_JOINING` is said."""
     machines = []
-    for ordinal, reason in enumerate(reasons):
+    for ordinal, said in enumerate(reasons):
         machine = make_machine(ordinal=ordinal)
-        status = machine.status.model_copy(update={"failure_reason": reason})
+        joined = said not in {JOINING, LOST_JOINING, "ControlPlaneLost"}
+        reference = NodeReference(name=machine.metadata.name, uid="n") if joined else None
+        reason = {JOINING: None, LOST_JOINING: LOST}.get(said or "", said)
+        status = machine.status.model_copy(update={"failure_reason": reason, "node_ref": reference})
         machines.append(machine.model_copy(update={"status": status}))
     return machines
 
 
 LOST, ALIVE, ILL = "MachineLost", None, "BootstrapTimedOut"
+JOINING, LOST_JOINING = "joining", "lost while it joined"
 
 
 @pytest.mark.parametrize(
@@ -48,11 +53,33 @@ LOST, ALIVE, ILL = "MachineLost", None, "BootstrapTimedOut"
         ((LOST, LOST, ALIVE, ALIVE, ALIVE), None),
         ((LOST, LOST, LOST, ALIVE, ALIVE), "QuorumLost"),
         ((), None),
+        ((LOST, "ControlPlaneLost"), "QuorumLost"),
+        ((LOST, LOST, JOINING), "QuorumLost"),
+        ((ALIVE, ALIVE, LOST_JOINING), None),
+        ((LOST, ALIVE, ALIVE, JOINING), None),
+        ((LOST_JOINING,), "ControlPlaneLost"),
     ],
 )
 def test_only_known_losses_count(machines: tuple[str | None, ...], reason: str | None) -> None:
     loss = find_loss(plane(*machines))
     assert (None if loss is None else loss.reason) == reason
+
+
+@pytest.mark.parametrize(
+    ("machines", "sure"),
+    [
+        ((LOST, ALIVE), True),
+        ((LOST, ALIVE, JOINING), False),  # the third may have been promoted already: 2 of 3
+        ((LOST, LOST, ALIVE, ALIVE, JOINING), False),
+        ((ALIVE, LOST_JOINING), False),  # it may have been promoted: 1 of 2
+        ((LOST, LOST, JOINING), True),
+        ((LOST, LOST, ALIVE, JOINING), True),
+    ],
+)
+def test_a_machine_that_was_joining_may_have_had_a_vote(machines: tuple[str | None, ...], sure: bool) -> None:  # noqa: FBT001
+    loss = find_loss(plane(*machines))
+    assert loss is not None
+    assert (loss.reason, loss.sure) == ("QuorumLost", sure)
 
 
 def files(*stems: str, endings: tuple[str, ...] = ("db", "json")) -> list[str]:
