@@ -16,7 +16,8 @@ from capn.providers.base import ClusterRef, MachineRef, MachineState, Problem
 from capn.providers.kubevirt.endpoint import compute_endpoint
 from capn.providers.kubevirt.place import Place
 from capn.providers.kubevirt.provider import KubeVirtProvider
-from capn.providers.kubevirt.views import compute_state, find_problem
+from capn.providers.kubevirt.views import compute_state, find_problem, read_essence
+from capn.providers.object_changes import ObjectChanges
 from capn.providers.stamps import build_stamp, read_machine_ref
 from capn.settings import KubeVirtEndpoint, Settings
 from tests.contract.provider_rigs import SimulatedKubeVirtRig, cluster_ref, cluster_request, control_plane
@@ -302,6 +303,29 @@ async def test_what_changes_while_the_api_refuses_is_announced_later() -> None:
     await rig.stop_vm(request.ref)
     assert await asyncio.wait_for(announced, 10) == request.ref
     assert rig.world.refusals == 0
+    await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_changes_are_followed_by_the_connection_that_is_good_now() -> None:
+    rig = await open_rig()
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    await rig.provider.ensure_machine(request)
+    ended = KubeVirtWorld()
+    ended.refusals = 1_000_000
+    given: list[KubeVirtWorld] = [ended]
+
+    async def connect() -> KubeVirtWorld:
+        return given[-1]
+
+    changes = aiter(ObjectChanges(connect, VIRTUAL_MACHINE, None, read_machine_ref, read_essence).follow())
+    announced = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0.05)
+    assert ended.refusals < 1_000_000
+    given.append(rig.world)
+    await asyncio.sleep(1.6)  # until it has tried again
+    await rig.stop_vm(request.ref)
+    assert await asyncio.wait_for(announced, 10) == request.ref
     await changes.aclose()  # type: ignore[attr-defined]
 
 
