@@ -144,6 +144,39 @@ def test_samples_are_taken_as_files_and_as_a_kustomization(kubectl: Kubectl, crd
         assert "nestedcluster.capn.dev/demo" in kubectl("-n", namespace, "apply", "--dry-run=server", argument, samples)
 
 
+NESTING = {"capn-controller-nesting", "capn-child", "capn-claims"}
+KUBEVIRT = {"capn-kubevirt"}
+
+
+@pytest.mark.parametrize(
+    ("directory", "more", "gate", "kinds"),
+    [
+        ("default", set(), False, {"libvirt", "memory"}),
+        ("kubevirt", KUBEVIRT, False, {"kubevirt"}),
+        ("nesting", NESTING, True, {"libvirt", "memory"}),
+        ("nesting/kubevirt", NESTING | KUBEVIRT, False, {"kubevirt"}),
+    ],
+)
+def test_every_combination_builds(  # noqa: PLR0913, PLR0917 - a table
+    kubectl: Kubectl,
+    tmp_path: Path,
+    directory: str,
+    more: set[str],
+    gate: bool,  # noqa: FBT001
+    kinds: set[str],
+) -> None:
+    built = [obj for obj in yaml.safe_load_all(kubectl("kustomize", str(CONFIG / directory))) if obj]
+    names = {obj["metadata"]["name"] for obj in built}
+    assert {"capn-controller", *more} <= names
+    assert not (NESTING | KUBEVIRT) - more & names
+    assert ("capn-gate" in names) is gate
+    (config_map,) = _of_kind(built, "ConfigMap")
+    (tmp_path / "settings.yaml").write_text(config_map["data"]["settings.yaml"])
+    assert set(load_settings(tmp_path / "settings.yaml").endpoints) == kinds
+    (deployment,) = _of_kind(built, "Deployment")
+    assert config_map["metadata"]["name"] in json.dumps(deployment)
+
+
 def test_optional_parts_build(kubectl: Kubectl) -> None:
     (monitor,) = yaml.safe_load_all(kubectl("kustomize", str(CONFIG / "prometheus")))
     assert monitor["spec"]["endpoints"][0]["port"] == "metrics"

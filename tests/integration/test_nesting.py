@@ -67,7 +67,7 @@ async def nest(  # noqa: PLR0913, PLR0917 - fixtures
     kubectl("apply", "-f", str(REPO / "config/default/namespace.yaml"))
     kubectl("apply", "-k", str(REPO / "config/rbac"))
     for part in ("child_role", "role", "role_binding", "policy", "policy_binding"):
-        kubectl("apply", "-f", str(REPO / f"config/nesting/{part}.yaml"))
+        kubectl("apply", "-f", str(REPO / f"config/nesting/component/{part}.yaml"))
     token = kubectl("create", "token", "capn-controller", "-n", "capn-system", "--duration=1h").strip()
     account = await connect_kubeconfig(_kubeconfig(parent, tmp_path / "controller", token))
     hypervisor = MemoryProvider(MemoryEndpoint(versions=(VERSION,)))
