@@ -177,6 +177,37 @@ def test_every_combination_builds(  # noqa: PLR0913, PLR0917 - a table
     assert config_map["metadata"]["name"] in json.dumps(deployment)
 
 
+def _lets_out(policy: dict[str, Any], port: int) -> bool:
+    allowed = [entry for rule in policy["spec"]["egress"] for entry in rule["ports"] if entry["protocol"] == "TCP"]
+    return any(entry["port"] <= port <= entry.get("endPort", entry["port"]) for entry in allowed)
+
+
+@pytest.mark.parametrize(
+    ("directory", "port", "reached"),
+    [
+        ("default", 6443, True),
+        ("default", 22, True),
+        ("default", 31000, False),
+        ("kubevirt", 6443, True),
+        ("kubevirt", 30000, True),
+        ("kubevirt", 32767, True),
+        ("nesting/kubevirt", 31000, True),
+    ],
+)
+def test_the_controller_reaches_what_its_provider_needs(
+    kubectl: Kubectl,
+    directory: str,
+    port: int,
+    reached: bool,  # noqa: FBT001
+) -> None:
+    built = [obj for obj in yaml.safe_load_all(kubectl("kustomize", str(CONFIG / directory))) if obj]
+    (deployment,) = _of_kind(built, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    policies = _of_kind(built, "NetworkPolicy")
+    assert all(policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items() for policy in policies)
+    assert any(_lets_out(policy, port) for policy in policies) is reached
+
+
 def test_optional_parts_build(kubectl: Kubectl) -> None:
     (monitor,) = yaml.safe_load_all(kubectl("kustomize", str(CONFIG / "prometheus")))
     assert monitor["spec"]["endpoints"][0]["port"] == "metrics"
