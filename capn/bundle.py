@@ -23,9 +23,9 @@ _CONTROLLER = (
     "config/rbac/role_binding.yaml",
     "config/rbac/leader_election_role.yaml",
     "config/rbac/leader_election_role_binding.yaml",
-    "config/nesting/child_role.yaml",
-    "config/nesting/role.yaml",
-    "config/nesting/role_binding.yaml",
+    "config/nesting/component/child_role.yaml",
+    "config/nesting/component/role.yaml",
+    "config/nesting/component/role_binding.yaml",
     "config/manager/deployment.yaml",
 )
 

@@ -37,6 +37,9 @@ ANNOTATION_NODE_SETTINGS = f"{GROUP}/node-settings"
 # ends, and why the last attempt to renew them failed.
 ANNOTATION_CERTIFICATES_END = f"{GROUP}/certificates-end"
 ANNOTATION_CERTIFICATES_FAILURE = f"{GROUP}/certificates-failure"
+# On the Service in front of a cluster's API servers: the host that leads to it, by the settings of when it was made;
+# empty: the Service's own address. Certificates hold it, so settings that change later do not count.
+ANNOTATION_ENDPOINT_HOST = f"{GROUP}/endpoint-host"
 # Of bootstrap data that a child hands over: no other Secret is read for a claimed machine.
 SECRET_TYPE_CLAIM = f"{GROUP}/claimed-bootstrap-data"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from capn import __version__, names
@@ -81,6 +81,20 @@ def _check_names(domains: Collection[str]) -> None:
             )
 
 
+# The endpoint is the eleventh address of a cluster's network, its machines have those after it (build/libvirt_xml.py).
+_NARROWEST_PREFIX = 28
+
+
+def _refuse_narrow(pool: IPv4Network) -> IPv4Network:
+    """ValueError for a pool that has no room for one cluster's addresses."""
+    if pool.prefixlen > _NARROWEST_PREFIX:
+        raise ValueError(
+            f"{pool} has no room for a cluster: give it a /24 for each cluster, such as 10.89.0.0/16; the least is a"
+            f" /{_NARROWEST_PREFIX}, for one cluster of four machines"
+        )
+    return pool
+
+
 class LibvirtEndpoint(_Divisible):
     """One libvirt connection, or several: failure domains whose machines share a network."""
 
@@ -94,7 +108,7 @@ class LibvirtEndpoint(_Divisible):
     accel: Literal["kvm", "emulate"] = Field(default="kvm", description="KVM, or software emulation (slow).")
     pool: str = Field(default="capn", description="Storage pool (type dir) for images, disks and seeds.")
     pool_path: str = Field(default="/var/lib/libvirt/capn", description="Where that pool is on the hypervisor.")
-    network_pool: IPv4Network = Field(
+    network_pool: Annotated[IPv4Network, AfterValidator(_refuse_narrow)] = Field(
         default=IPv4Network("10.89.0.0/16"), description="Each cluster gets a /24 of this as its own NAT network."
     )
     network: str | None = Field(default=None, description="Existing libvirt network that clusters share instead.")

@@ -64,6 +64,18 @@ class VirtualMachineInput:
     node_selector: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """How a cluster's API servers are reached: by `host`, or (None) by the Service's own address.
+
+    `cluster_ip` is the address that an earlier Service had; None: any.
+    """
+
+    service_type: str
+    host: str | None = None
+    cluster_ip: str | None = None
+
+
 def build_seed_secret(namespace: str, name: str, stamp: Stamp, user_data: bytes) -> dict[str, Any]:
     """The Secret that KubeVirt makes the NoCloud disk from."""
     return {
@@ -75,19 +87,19 @@ def build_seed_secret(namespace: str, name: str, stamp: Stamp, user_data: bytes)
     }
 
 
-def build_api_service(
-    namespace: str, name: str, stamp: Stamp, *, service_type: str, cluster_ip: str | None = None
-) -> dict[str, Any]:
-    """The Service in front of all API servers of a cluster that accept connections."""
+def build_api_service(namespace: str, name: str, stamp: Stamp, exposure: Exposure) -> dict[str, Any]:
+    """The Service in front of all API servers of a cluster that accept connections; it remembers the host."""
     selector = {
         LABEL_CLUSTER_ID: names.build_network_uuid(stamp.cluster_uid),
         names.LABEL_ROLE: names.ROLE_CONTROL_PLANE,
     }
     ports = [{"name": "api", "port": API_PORT, "targetPort": API_PORT, "protocol": "TCP"}]
-    spec: dict[str, Any] = {"type": service_type, "selector": selector, "ports": ports}
-    if cluster_ip is not None:
-        spec["clusterIP"] = cluster_ip
-    return {"apiVersion": "v1", "kind": "Service", "metadata": build_metadata(namespace, name, stamp), "spec": spec}
+    spec: dict[str, Any] = {"type": exposure.service_type, "selector": selector, "ports": ports}
+    if exposure.cluster_ip is not None:
+        spec["clusterIP"] = exposure.cluster_ip
+    meta = build_metadata(namespace, name, stamp)
+    meta["annotations"][names.ANNOTATION_ENDPOINT_HOST] = exposure.host or ""
+    return {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}
 
 
 def build_node_service(namespace: str, name: str, stamp: Stamp) -> dict[str, Any]:

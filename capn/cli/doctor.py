@@ -16,7 +16,7 @@ from pathlib import Path
 
 from capn.cli.doctor_kubevirt import examine_kubevirt
 from capn.cli.findings import Finding
-from capn.cli.read import format_table, write_data
+from capn.cli.read import choose_kubeconfig, format_table, write_data
 from capn.dev.accel import probe_both
 from capn.errors import CapnError, TerminalError
 from capn.kube.connect import connect_kubeconfig
@@ -56,11 +56,13 @@ async def _examine_all(
 
 async def _examine_cluster(name: str, endpoint: KubeVirtEndpoint, kubeconfig: Path | None) -> list[Finding]:
     title = f"kubevirt endpoint {name}"
-    if kubeconfig is None:
-        fix = "name the kubeconfig of the cluster that the controller watches: --kubeconfig, or KUBECONFIG"
-        return [Finding(title, ok=False, found="no cluster to ask", fix=fix)]
     try:
-        client = own = await connect_kubeconfig(kubeconfig)
+        path = choose_kubeconfig(kubeconfig)
+    except CapnError as error:
+        fix = "name the kubeconfig of the cluster that the controller watches"
+        return [Finding(title, ok=False, found=str(error), fix=fix)]
+    try:
+        client = own = await connect_kubeconfig(path)
         try:
             if endpoint.kubeconfig is not None:
                 client = await connect_by_secret(own, endpoint.kubeconfig)

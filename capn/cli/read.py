@@ -43,13 +43,16 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
 
 
 def choose_kubeconfig(given: Path | None) -> Path:
-    """The given kubeconfig (KUBECONFIG may list several: the first that exists), else ~/.kube/config."""
+    """The given kubeconfig (KUBECONFIG may list several: the first that exists), else ~/.kube/config.
+
+    NotFoundError when there is none. kubectl would merge them; here one file says all.
+    """
     candidates = [Path(part) for part in str(given).split(os.pathsep) if part] if given else []
     candidates = candidates or [Path.home() / ".kube" / "config"]
     for candidate in candidates:
-        if candidate.is_file():
+        if candidate.exists():
             return candidate
-    raise NotFoundError(f"no kubeconfig at {candidates[0]}; name one by --kubeconfig or KUBECONFIG")
+    raise NotFoundError(f"no kubeconfig at {', '.join(map(str, candidates))}; name one by --kubeconfig or KUBECONFIG")
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ import asyncio
 import signal
 from pathlib import Path
 
+from capn.cli.read import choose_kubeconfig
 from capn.controllers.setup import build_manager
 from capn.image.catalogue import ImageCatalogue
 from capn.kube.connect import connect_in_cluster, connect_kubeconfig
@@ -29,7 +30,7 @@ async def _run(kubeconfig: Path | None, settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    client = await (connect_kubeconfig(kubeconfig) if kubeconfig else connect_in_cluster())
+    client = await (connect_kubeconfig(choose_kubeconfig(kubeconfig)) if kubeconfig else connect_in_cluster())
     try:
         images = ImageCatalogue(settings.image_dir or cache_dir() / "images" / "node")
         providers = ProviderRegistry(settings, images, client)

@@ -14,6 +14,7 @@ from capn.providers.base import ClusterRequest, MachineRequest
 
 GIB = 1 << 30
 _MIB_PER_GIB = 1024
+_VERSION, _IMAGE = "spec.version", "spec.machine.image"
 
 
 def check_cidrs(request: ClusterRequest, used: Iterable[tuple[str, IPv4Network]]) -> None:
@@ -50,19 +51,29 @@ def check_memory(request: MachineRequest, free_mib: int, *, overhead_mib: int = 
         )
 
 
-def image_name(request: MachineRequest) -> str:
+class ImageName(str):
+    """What a request's image is looked up by; it knows which field says so."""
+
+    __slots__ = ("field",)
+    field: str
+
+
+def image_name(request: MachineRequest) -> ImageName:
     """What the request's image is looked up by."""
-    return request.image or request.version
+    name = ImageName(request.image or request.version)
+    name.field = _IMAGE if request.image else _VERSION
+    return name
 
 
 def build_image_not_found(name: str) -> InvalidSpecError:
-    """Build the error for a version or image that the endpoint does not have."""
-    return InvalidSpecError(
-        "spec.version",
-        f"the endpoint has no node image {name}: run `capn image build --version {name}` and"
-        f" `capn image push --version {name}`, or choose a version that it has",
-        reason="ImageNotFound",
-    )
+    """Build the error for a version or image that the endpoint does not have; it names the field that asks for it."""
+    field = name.field if isinstance(name, ImageName) else _VERSION
+    if field == _IMAGE:
+        fix = "name one that it has, or leave it out: the default is the one for the version"
+    else:
+        build = f"`capn image build --version {name}` and `capn image push --version {name}`"
+        fix = f"run {build}, or choose a version that it has"
+    return InvalidSpecError(field, f"the endpoint has no node image {name}: {fix}", reason="ImageNotFound")
 
 
 def build_machine_vanished() -> TerminalError:

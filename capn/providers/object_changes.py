@@ -1,15 +1,14 @@
 """Tells whose objects change in a Kubernetes API: a watch on all that carry our label.
 
-Role: list, then watch; what is not seen in a gap is announced after it. Inputs: the kind, whose an object of it is, and
-what of it matters.
-Must not: decide anything.
+Role: list, then watch; what is not seen in a gap is announced after it. Inputs: a way to connect, which is asked anew
+after each failure, the kind, whose an object of it is, and what of it matters. Must not: decide anything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -39,13 +38,13 @@ class ObjectChanges(Generic[RefT]):
 
     def __init__(
         self,
-        client: KubeClient,
+        connect: Callable[[], Awaitable[KubeClient]],
         resource: Resource,
         namespace: str | None,
         read: Callable[[Mapping[str, Any]], RefT | None],
         essence: Callable[[Mapping[str, Any]], object],
     ) -> None:
-        self._client = client
+        self._connect = connect
         self._resource = resource
         self._namespace = namespace
         self._read: Callable[[Mapping[str, Any]], RefT | None] = read
@@ -60,12 +59,13 @@ class ObjectChanges(Generic[RefT]):
         first, wait_s = True, _RETRY_S
         while True:
             try:
-                listed = await self._client.list(self._resource, namespace=self._namespace, label_selector=_SELECTOR)
+                client = await self._connect()
+                listed = await client.list(self._resource, namespace=self._namespace, label_selector=_SELECTOR)
                 for ref in self._compare(listed.items):
                     if not first:
                         yield ref
                 first, wait_s = False, _RETRY_S
-                async for ref in self._watch(listed.resource_version):
+                async for ref in self._watch(client, listed.resource_version):
                     yield ref
             except WatchExpiredError:
                 continue
@@ -76,10 +76,10 @@ class ObjectChanges(Generic[RefT]):
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
                 wait_s = min(2 * wait_s, _LONGEST_S)
 
-    async def _watch(self, revision: str) -> AsyncIterator[RefT]:
+    async def _watch(self, client: KubeClient, revision: str) -> AsyncIterator[RefT]:
         """Watch from a revision on, again and again."""
         while True:
-            async for event in self._client.watch(
+            async for event in client.watch(
                 self._resource, resource_version=revision, namespace=self._namespace, label_selector=_SELECTOR
             ):
                 revision = event.object["metadata"]["resourceVersion"]

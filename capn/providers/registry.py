@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from capn.api.machine_template import Infrastructure
 from capn.errors import InvalidSpecError, TerminalError
+from capn.kube.http import Observer
 from capn.providers.base import Provider
 from capn.providers.connect import connect_by_secret
 from capn.providers.failure_domains import DomainProvider
@@ -87,8 +88,8 @@ class ProviderRegistry:
         if own is None:
             raise TerminalError("a kubevirt endpoint needs the controller's connection to a cluster")
 
-        async def connect() -> KubeVirtClient:
-            return own if key is None else await connect_by_secret(own, key)
+        async def connect(on_request: Observer) -> KubeVirtClient:
+            return own if key is None else await connect_by_secret(own, key, on_request=on_request)
 
         return KubeVirtProvider(endpoint, connect, owns_client=key is not None)
 
@@ -96,7 +97,7 @@ class ProviderRegistry:
         own = self._client
         if own is None:
             raise TerminalError("a parent endpoint needs the controller's connection to its own cluster")
-        return ParentProvider(endpoint, lambda: connect_by_secret(own, endpoint.kubeconfig))
+        return ParentProvider(endpoint, lambda told: connect_by_secret(own, endpoint.kubeconfig, on_request=told))
 
     def _build_libvirt(self, endpoint: LibvirtEndpoint) -> Provider:
         try:

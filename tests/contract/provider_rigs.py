@@ -38,7 +38,7 @@ from capn.dev.hypervisor import Hypervisor
 from capn.dev.parent_flags import API_SERVER
 from capn.kube.client import KubeClient
 from capn.kube.connect import connect_kubeconfig
-from capn.kube.http import HttpKubeClient
+from capn.kube.http import HttpKubeClient, Observer
 from capn.providers.base import ClusterRef, ClusterRequest, MachineRef, MachineRequest, Provider
 from capn.providers.failure_domains import DomainProvider
 from capn.providers.images import NodeImage
@@ -287,7 +287,7 @@ class ParentRig:
         return cls(parent, claims_namespace("c1", cluster["metadata"]["uid"]))
 
     def _open(self) -> ParentProvider:
-        async def connect() -> KubeClient:
+        async def connect(_told: Observer) -> KubeClient:
             return self.parent.api
 
         endpoint = ParentEndpoint(
@@ -359,7 +359,7 @@ class SimulatedKubeVirtRig:
         self.provider = self._open()
 
     def _open(self) -> KubeVirtProvider:
-        async def connect() -> KubeVirtWorld:
+        async def connect(_told: Observer) -> KubeVirtWorld:
             return self.world
 
         return KubeVirtProvider(self.endpoint, connect)
@@ -419,7 +419,7 @@ class KubeVirtRig:
         return cls(ground, account, admin, driver)
 
     def _open(self) -> KubeVirtProvider:
-        async def connect() -> HttpKubeClient:
+        async def connect(_told: Observer) -> HttpKubeClient:
             return self.account
 
         return KubeVirtProvider(self.endpoint, connect)

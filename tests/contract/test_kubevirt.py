@@ -20,7 +20,7 @@ from capn.errors import TransientError
 from capn.image.containerdisk import containerdisk_name
 from capn.image.images import TOOLBOX_IMAGE
 from capn.kube.connect import connect_kubeconfig
-from capn.kube.http import HttpKubeClient
+from capn.kube.http import HttpKubeClient, Observer
 from capn.providers.base import MachineState
 from capn.providers.kubevirt.place import Place
 from capn.providers.kubevirt.provider import KubeVirtProvider
@@ -143,7 +143,7 @@ async def test_a_node_port_leads_to_the_control_planes_that_accept_connections(g
     account = await connect_kubeconfig(ground.make_account("port"))
     node = str(ground.node.link.block.node)
 
-    async def connect() -> HttpKubeClient:
+    async def connect(_told: Observer) -> HttpKubeClient:
         return account
 
     provider = KubeVirtProvider(KubeVirtEndpoint(service_type="NodePort", endpoint_host=node), connect)

@@ -13,6 +13,7 @@ import yaml
 from capn import names
 from capn.api.resources import CONFIG_MAP, NESTED_CLUSTER, NESTED_MACHINE
 from capn.kube.client import KubeClient
+from capn.kube.http import Observer
 from capn.kube.memory import MemoryKubeClient
 from capn.providers.base import ClusterRef, Provider
 from capn.providers.parent.provider import ParentProvider
@@ -24,7 +25,7 @@ class ReachingParentProvider(ParentProvider):
     """The real provider; only a child's API is found where the simulated hypervisor keeps it."""
 
     def __init__(self, upper: Scenario, endpoint: ParentEndpoint) -> None:
-        async def connect() -> KubeClient:
+        async def connect(_told: Observer) -> KubeClient:
             return upper.api.as_manager("capn-child")
 
         super().__init__(endpoint, connect)

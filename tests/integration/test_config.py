@@ -144,6 +144,70 @@ def test_samples_are_taken_as_files_and_as_a_kustomization(kubectl: Kubectl, crd
         assert "nestedcluster.capn.dev/demo" in kubectl("-n", namespace, "apply", "--dry-run=server", argument, samples)
 
 
+NESTING = {"capn-controller-nesting", "capn-child", "capn-claims"}
+KUBEVIRT = {"capn-kubevirt"}
+
+
+@pytest.mark.parametrize(
+    ("directory", "more", "gate", "kinds"),
+    [
+        ("default", set(), False, {"libvirt", "memory"}),
+        ("kubevirt", KUBEVIRT, False, {"kubevirt"}),
+        ("nesting", NESTING, True, {"libvirt", "memory"}),
+        ("nesting/kubevirt", NESTING | KUBEVIRT, False, {"kubevirt"}),
+    ],
+)
+def test_every_combination_builds(  # noqa: PLR0913, PLR0917 - a table
+    kubectl: Kubectl,
+    tmp_path: Path,
+    directory: str,
+    more: set[str],
+    gate: bool,  # noqa: FBT001
+    kinds: set[str],
+) -> None:
+    built = [obj for obj in yaml.safe_load_all(kubectl("kustomize", str(CONFIG / directory))) if obj]
+    names = {obj["metadata"]["name"] for obj in built}
+    assert {"capn-controller", *more} <= names
+    assert not (NESTING | KUBEVIRT) - more & names
+    assert ("capn-gate" in names) is gate
+    (config_map,) = _of_kind(built, "ConfigMap")
+    (tmp_path / "settings.yaml").write_text(config_map["data"]["settings.yaml"])
+    assert set(load_settings(tmp_path / "settings.yaml").endpoints) == kinds
+    (deployment,) = _of_kind(built, "Deployment")
+    assert config_map["metadata"]["name"] in json.dumps(deployment)
+
+
+def _lets_out(policy: dict[str, Any], port: int) -> bool:
+    allowed = [entry for rule in policy["spec"]["egress"] for entry in rule["ports"] if entry["protocol"] == "TCP"]
+    return any(entry["port"] <= port <= entry.get("endPort", entry["port"]) for entry in allowed)
+
+
+@pytest.mark.parametrize(
+    ("directory", "port", "reached"),
+    [
+        ("default", 6443, True),
+        ("default", 22, True),
+        ("default", 31000, False),
+        ("kubevirt", 6443, True),
+        ("kubevirt", 30000, True),
+        ("kubevirt", 32767, True),
+        ("nesting/kubevirt", 31000, True),
+    ],
+)
+def test_the_controller_reaches_what_its_provider_needs(
+    kubectl: Kubectl,
+    directory: str,
+    port: int,
+    reached: bool,  # noqa: FBT001
+) -> None:
+    built = [obj for obj in yaml.safe_load_all(kubectl("kustomize", str(CONFIG / directory))) if obj]
+    (deployment,) = _of_kind(built, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    policies = _of_kind(built, "NetworkPolicy")
+    assert all(policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items() for policy in policies)
+    assert any(_lets_out(policy, port) for policy in policies) is reached
+
+
 def test_optional_parts_build(kubectl: Kubectl) -> None:
     (monitor,) = yaml.safe_load_all(kubectl("kustomize", str(CONFIG / "prometheus")))
     assert monitor["spec"]["endpoints"][0]["port"] == "metrics"

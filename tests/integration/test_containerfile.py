@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import REPO
 
@@ -118,6 +119,37 @@ def test_the_final_stage_runs_as_nobody_and_takes_only_the_result() -> None:
     assert _values("USER", 1) == [f"{UID}:{UID}"]
     assert _values("COPY", 1) == ["--from=build /opt/capn /opt/capn"]
     assert [json.loads(text) for text in _values("CMD", 1)] == [["run"]]
+
+
+@pytest.fixture
+def etc(tmp_path: Path) -> Path:
+    """What the final stage writes to /etc; /etc/capn is mounted where the image runs."""
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    for step in (step for step in STEPS if step.stage == 1 and step.name == "RUN" and "apt-get" not in step.rest):
+        subprocess.run(["sh", "-euc", re.sub(r"/etc/(?!capn/)", f"{etc}/", step.rest)], check=True)
+    return etc
+
+
+def test_the_images_user_has_a_name_and_a_home_that_can_be_written(etc: Path) -> None:
+    users = [line.split(":") for line in (etc / "passwd").read_text().splitlines()]
+    ((name, _, _, group, _, home, shell),) = [user for user in users if user[2] == str(UID)]
+    assert (name, group, home, shell) == ("capn", str(UID), "/tmp", "/usr/sbin/nologin")  # noqa: S108 - an emptyDir
+    assert f"capn:x:{UID}:" in (etc / "group").read_text().splitlines()
+    deployment = yaml.safe_load((REPO / "config/manager/deployment.yaml").read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert home in {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ssh") is None, reason="needs root and ssh")
+def test_ssh_works_for_the_images_user_and_trusts_the_secrets_host_keys(etc: Path) -> None:
+    laid_over = "".join(f"mount --bind {etc / name} /etc/{name} && " for name in ("passwd", "ssh/ssh_config.d"))
+    as_user = f"exec setpriv --reuid={UID} --regid={UID} --clear-groups ssh -G hypervisor.example"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", laid_over + as_user], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "globalknownhostsfile /etc/capn/libvirt/known_hosts" in done.stdout
 
 
 def test_both_stages_have_one_pinned_base() -> None:

@@ -25,7 +25,7 @@ from capn.dev.parent import Parent
 from capn.errors import ApiStatusError, CapnError, TerminalError, TransientError
 from capn.kube.client import KubeClient
 from capn.kube.connect import connect_kubeconfig
-from capn.kube.http import HttpKubeClient
+from capn.kube.http import HttpKubeClient, Observer
 from capn.providers.base import MachineState
 from capn.providers.memory import MemoryProvider
 from capn.providers.parent.provider import ParentProvider
@@ -67,7 +67,7 @@ async def nest(  # noqa: PLR0913, PLR0917 - fixtures
     kubectl("apply", "-f", str(REPO / "config/default/namespace.yaml"))
     kubectl("apply", "-k", str(REPO / "config/rbac"))
     for part in ("child_role", "role", "role_binding", "policy", "policy_binding"):
-        kubectl("apply", "-f", str(REPO / f"config/nesting/{part}.yaml"))
+        kubectl("apply", "-f", str(REPO / f"config/nesting/component/{part}.yaml"))
     token = kubectl("create", "token", "capn-controller", "-n", "capn-system", "--duration=1h").strip()
     account = await connect_kubeconfig(_kubeconfig(parent, tmp_path / "controller", token))
     hypervisor = MemoryProvider(MemoryEndpoint(versions=(VERSION,)))
@@ -86,7 +86,7 @@ async def nest(  # noqa: PLR0913, PLR0917 - fixtures
         child = await connect_kubeconfig(base64.b64decode(found["kubeconfig"]))
         given = child
 
-        async def connect() -> KubeClient:
+        async def connect(_told: Observer) -> KubeClient:
             return given
 
         provider = ParentProvider(found["endpoint"], connect)
@@ -254,7 +254,7 @@ async def test_what_a_claim_may_not_say_is_refused_by_admission(nest: Nest) -> N
 def _elsewhere(nest: Nest) -> ParentProvider:
     """The child's provider, lying about whose it is."""
 
-    async def connect() -> KubeClient:
+    async def connect(_told: Observer) -> KubeClient:
         return nest.child
 
     endpoint = ParentEndpoint(

@@ -1,7 +1,8 @@
 """A cluster's API endpoint: the Service in front of its control planes.
 
-Role: make it, read what address it has by the endpoint's settings. Inputs: a client, a place, settings; output:
-`ObservedCluster`. Must not: touch a Service that does not carry the cluster's UID.
+Role: make it by the endpoint's settings, read what address it has by what it is: settings change, and certificates keep
+what a cluster was made with. Inputs: a client, a place, settings; output: `ObservedCluster`. Must not: touch a Service
+that does not carry the cluster's UID.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from http import HTTPStatus
 from ipaddress import IPv4Network
 from typing import Any
 
+from capn import names
 from capn.api.resources import SERVICE, SERVICE_CIDR
 from capn.build.kubeadm import API_PORT
-from capn.build.kubevirt_objects import build_api_service
-from capn.errors import ApiStatusError, PendingError
+from capn.build.kubevirt_objects import Exposure, build_api_service
+from capn.errors import ApiStatusError, InvalidSpecError, PendingError
 from capn.kube.client import KubeClient
 from capn.providers.adopt import create_or_adopt
 from capn.providers.base import ClusterRef, ClusterRequest, ObservedCluster
@@ -43,8 +45,7 @@ async def ensure_service(
             place.of(ref),
             place.api_service(ref),
             build_cluster_stamp(ref),
-            service_type=endpoint.service_type,
-            cluster_ip=fixed,
+            Exposure(endpoint.service_type, host=endpoint.endpoint_host, cluster_ip=fixed),
         )
         found = await create_or_adopt(client, SERVICE, service, ref.uid)
     refuse_foreign(found, ref.uid, kind="Service")
@@ -65,22 +66,52 @@ async def list_used_networks(client: KubeClient, endpoint: KubeVirtEndpoint) -> 
 
 
 def compute_endpoint(service: Mapping[str, Any], endpoint: KubeVirtEndpoint) -> ObservedCluster:
-    """Where the API answers. PendingError (WaitingForLoadBalancer) while nobody has given the Service an address."""
-    port = service["spec"]["ports"][0].get("nodePort") if endpoint.service_type == "NodePort" else API_PORT
-    host = endpoint.endpoint_host or _own_address(service, endpoint)
-    return ObservedCluster(endpoint_host=host, endpoint_port=int(port or API_PORT), machine_cidr=None)
+    """Where the API answers.
+
+    PendingError (WaitingForLoadBalancer) while nobody has given the Service an address; InvalidSpecError
+    (EndpointHostUnknown) when it needs a host and nothing says which.
+    """
+    host = _read_host(service, endpoint) or _own_address(service)
+    port = service["spec"]["ports"][0]["nodePort"] if _made_as(service) == "NodePort" else API_PORT
+    return ObservedCluster(endpoint_host=host, endpoint_port=int(port), machine_cidr=None)
 
 
-def _own_address(service: Mapping[str, Any], endpoint: KubeVirtEndpoint) -> str:
-    if endpoint.service_type != "LoadBalancer":
-        return str(service["spec"]["clusterIP"])
+def _made_as(service: Mapping[str, Any]) -> str:
+    return str(service["spec"].get("type") or "ClusterIP")
+
+
+def _read_host(service: Mapping[str, Any], endpoint: KubeVirtEndpoint) -> str | None:
+    """The host that the Service was made with; None: its own address."""
+    recorded = (service["metadata"].get("annotations") or {}).get(names.ANNOTATION_ENDPOINT_HOST)
+    if recorded is not None:
+        return str(recorded) or None
+    # Made before hosts were recorded: the settings hold if they can be those that it was made by.
+    return endpoint.endpoint_host if endpoint.service_type == _made_as(service) else None
+
+
+def _own_address(service: Mapping[str, Any]) -> str:
+    meta, made_as = service["metadata"], _made_as(service)
+    if made_as == "LoadBalancer":
+        return _load_balancer_address(service)
+    if made_as == "NodePort":
+        raise InvalidSpecError(
+            "endpoint_host",
+            f"Service {meta['namespace']}/{meta['name']} is a NodePort and nothing says any more by which host it is"
+            f" reached: kubectl annotate service -n {meta['namespace']} {meta['name']}"
+            f" {names.ANNOTATION_ENDPOINT_HOST}=HOST",
+            reason="EndpointHostUnknown",
+        )
+    return str(service["spec"]["clusterIP"])
+
+
+def _load_balancer_address(service: Mapping[str, Any]) -> str:
     ingress = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []
     given = [entry.get("ip") or entry.get("hostname") for entry in ingress]
     if not any(given):
         meta = service["metadata"]
         raise PendingError(
             f"Service {meta['namespace']}/{meta['name']} has no address yet: a load balancer controller must give it"
-            " one; without one, set the endpoint's service_type to ClusterIP",
+            " one; without one, set the endpoint's service_type to ClusterIP and delete this Service",
             reason="WaitingForLoadBalancer",
         )
     return str(next(address for address in given if address))

@@ -20,6 +20,7 @@ from capn.build.stamps import LABEL_CLUSTER_ID
 from capn.errors import TransientError
 from capn.kube.child import connect_child
 from capn.kube.client import KubeClient
+from capn.kube.http import Observer
 from capn.providers.adopt import delete_owned
 from capn.providers.base import (
     ClusterRef,
@@ -41,7 +42,7 @@ from capn.providers.object_changes import ObjectChanges
 from capn.providers.stamps import read_machine_ref
 from capn.settings import KubeVirtEndpoint
 
-Connect = Callable[[], Awaitable[KubeVirtClient]]
+Connect = Callable[[Observer], Awaitable[KubeVirtClient]]
 
 
 class KubeVirtProvider:
@@ -135,9 +136,7 @@ class KubeVirtProvider:
 
     async def changes(self) -> AsyncIterator[MachineRef]:
         """Machines whose VM changed."""
-        changes = ObjectChanges(
-            await self._client(), VIRTUAL_MACHINE, self._endpoint.namespace, read_machine_ref, read_essence
-        )
+        changes = ObjectChanges(self._client, VIRTUAL_MACHINE, self._endpoint.namespace, read_machine_ref, read_essence)
         async for ref in changes.follow():
             yield ref
 

@@ -28,6 +28,7 @@ from capn.build.stamps import LABEL_VM
 from capn.errors import ApiStatusError, NotFoundError, PendingError, TransientError
 from capn.kube.child import connect_child
 from capn.kube.client import KubeClient
+from capn.kube.http import Observer
 from capn.providers.adopt import create_or_adopt, delete_owned
 from capn.providers.base import (
     ClusterRef,
@@ -46,7 +47,7 @@ from capn.providers.parent.place import cluster_name, data_name, machine_name
 from capn.providers.stamps import build_cluster_stamp, build_stamp, is_owned, read_cluster_ref, read_machine_ref
 from capn.settings import ParentEndpoint
 
-Connect = Callable[[], Awaitable[KubeClient]]
+Connect = Callable[[Observer], Awaitable[KubeClient]]
 
 
 class ParentProvider:
@@ -196,9 +197,9 @@ class ParentProvider:
 
     async def changes(self) -> AsyncIterator[MachineRef | ClusterRef]:
         """Machines and clusters whose claim changed."""
-        client, namespace = await self._client(), self._endpoint.namespace
-        machines = ObjectChanges(client, NESTED_MACHINE, namespace, read_machine_ref, views.read_essence)
-        clusters = ObjectChanges(client, NESTED_CLUSTER, namespace, read_cluster_ref, views.read_cluster_essence)
+        connect, namespace = self._client, self._endpoint.namespace
+        machines = ObjectChanges(connect, NESTED_MACHINE, namespace, read_machine_ref, views.read_essence)
+        clusters = ObjectChanges(connect, NESTED_CLUSTER, namespace, read_cluster_ref, views.read_cluster_essence)
         async for ref in follow_both(machines.follow(), clusters.follow()):
             yield ref
 

@@ -9,6 +9,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from capn import names
 from capn.build.kubevirt_objects import (
+    Exposure,
     VirtualMachineInput,
     build_api_service,
     build_node_service,
@@ -64,7 +65,7 @@ CASES = {
     "volume_claim": build_volume_claim("team", "demo-cp-0-3f2a1b-root", _STAMP, _GOLDEN, disk_gib=10),
     "release_patch": build_release_patch(_VM),
     "seed_secret": build_seed_secret("team", "demo-cp-0-seed", _STAMP, b"#cloud-config\n"),
-    "api_service": build_api_service("team", "api-demo", _CLUSTER, service_type="ClusterIP", cluster_ip="10.0.0.9"),
+    "api_service": build_api_service("team", "api-demo", _CLUSTER, Exposure("ClusterIP", cluster_ip="10.0.0.9")),
     "node_service": build_node_service("team", "node-demo-cp-0", _STAMP),
 }
 

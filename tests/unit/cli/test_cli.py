@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -10,21 +11,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import yaml
 from rich.console import Console
 
 from capn import __version__
-from capn.cli import exits
+from capn.cli import doctor, exits
+from capn.cli import run as run_module
 from capn.cli.app import DEFAULT_VERSION, app, main
 from capn.cli.progress import PlainProgress, TerminalProgress, make_progress
 from capn.cli.read import choose_kubeconfig, format_table, write_data
 from capn.dev.files import write_private
 from capn.dev.progress import format_elapsed
 from capn.dev.waiting import WaitTimeoutError
-from capn.errors import ApiStatusError, NotFoundError, TerminalError, UnreachableError
+from capn.errors import ApiStatusError, InvalidSpecError, NotFoundError, TerminalError, UnreachableError
 from capn.parts import catalogue
+from capn.settings import Settings
 
 HEAVY = ("kubernetes_asyncio", "libvirt", "aiohttp", "pydantic", "cryptography", "structlog")
 
@@ -208,6 +212,53 @@ def test_chooses_the_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     second = tmp_path / "second"
     second.write_text("")
     assert choose_kubeconfig(Path(f"{tmp_path}/first:{second}")) == second
+    with pytest.raises(NotFoundError, match=f"{tmp_path}/a, {tmp_path}/b"):
+        choose_kubeconfig(Path(f"{tmp_path}/a:{tmp_path}/b"))
+
+
+def write_settings(tmp_path: Path) -> Path:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(yaml.safe_dump({"endpoints": {"kubevirt": {"default": {"kind": "kubevirt"}}}}))
+    return settings
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_run_and_doctor_choose_the_kubeconfig_as_the_others_do(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    listed: bool,  # noqa: FBT001
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By a list as KUBECONFIG, and doctor by ~/.kube/config, too."""
+    asked: list[Path] = []
+
+    async def connect(path: Path) -> NoReturn:
+        asked.append(path)
+        raise InvalidSpecError("--kubeconfig", "seen")
+
+    for module in (run_module, doctor):
+        monkeypatch.setattr(module, "connect_kubeconfig", connect)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    there = tmp_path / ".kube" / "config"
+    there.parent.mkdir()
+    there.write_text("")
+    given = Path(f"{tmp_path}/none:{there}") if listed else None
+    with pytest.raises(TerminalError, match="kubevirt endpoint default"):
+        doctor.show_report(write_settings(tmp_path), given, probe=False, output="json")
+    assert "seen" in capsys.readouterr().out
+    if listed:
+        with pytest.raises(InvalidSpecError, match="seen"):
+            asyncio.run(run_module._run(given, Settings()))
+    assert asked == [there] * (2 if listed else 1)
+
+
+def test_doctor_says_when_there_is_no_kubeconfig(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(TerminalError, match="kubevirt endpoint default"):
+        doctor.show_report(write_settings(tmp_path), None, probe=False, output="json")
+    assert f"no kubeconfig at {tmp_path}/.kube/config" in capsys.readouterr().out
 
 
 def test_private_files_are_private_even_if_they_were_not(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from capn import names
 from capn.api.resources import SERVICE, VIRTUAL_MACHINE
 from capn.build.stamps import build_metadata, read_stamp
 from capn.errors import InvalidSpecError, OwnershipError, TransientError
@@ -15,7 +16,8 @@ from capn.providers.base import ClusterRef, MachineRef, MachineState, Problem
 from capn.providers.kubevirt.endpoint import compute_endpoint
 from capn.providers.kubevirt.place import Place
 from capn.providers.kubevirt.provider import KubeVirtProvider
-from capn.providers.kubevirt.views import compute_state, find_problem
+from capn.providers.kubevirt.views import compute_state, find_problem, read_essence
+from capn.providers.object_changes import ObjectChanges
 from capn.providers.stamps import build_stamp, read_machine_ref
 from capn.settings import KubeVirtEndpoint, Settings
 from tests.contract.provider_rigs import SimulatedKubeVirtRig, cluster_ref, cluster_request, control_plane
@@ -146,20 +148,30 @@ def test_a_node_port_needs_a_host() -> None:
         Settings(endpoints={"kubevirt": {"default": {"kind": "kubevirt", "service_type": "NodePort"}}})
 
 
+def api_service(kind: str, *, host: str | None = None, ingress: str | None = None) -> dict[str, Any]:
+    """A Service as a server returns it; `host` None: made before hosts were recorded."""
+    port = {"port": 6443} | ({} if kind == "ClusterIP" else {"nodePort": 30001})
+    annotations = {} if host is None else {names.ANNOTATION_ENDPOINT_HOST: host}
+    return {
+        "metadata": {"namespace": "team", "name": "api-demo", "annotations": annotations},
+        "spec": {"type": kind, "clusterIP": "10.0.0.9", "ports": [port]},
+        "status": {"loadBalancer": {"ingress": [{"ip": ingress}]} if ingress else {}},
+    }
+
+
+CLUSTER_IP = KubeVirtEndpoint()
+NAMED = KubeVirtEndpoint(endpoint_host="name.example")
+NODE_PORT = KubeVirtEndpoint(service_type="NodePort", endpoint_host="node.example")
+BALANCED = KubeVirtEndpoint(service_type="LoadBalancer")
+
+
 @pytest.mark.parametrize(
     ("endpoint", "service", "expected"),
     [
-        (KubeVirtEndpoint(), {"spec": {"clusterIP": "10.0.0.9", "ports": [{}]}}, ("10.0.0.9", 6443)),
-        (
-            KubeVirtEndpoint(service_type="NodePort", endpoint_host="node.example"),
-            {"spec": {"clusterIP": "10.0.0.9", "ports": [{"nodePort": 30001}]}},
-            ("node.example", 30001),
-        ),
-        (
-            KubeVirtEndpoint(service_type="LoadBalancer"),
-            {"spec": {"ports": [{}]}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}},
-            ("192.0.2.7", 6443),
-        ),
+        (CLUSTER_IP, api_service("ClusterIP"), ("10.0.0.9", 6443)),
+        (NAMED, api_service("ClusterIP"), ("name.example", 6443)),
+        (NODE_PORT, api_service("NodePort"), ("node.example", 30001)),
+        (BALANCED, api_service("LoadBalancer", ingress="192.0.2.7"), ("192.0.2.7", 6443)),
     ],
 )
 def test_the_endpoint_is_where_the_settings_say(
@@ -169,10 +181,48 @@ def test_the_endpoint_is_where_the_settings_say(
     assert (seen.endpoint_host, seen.endpoint_port) == expected
 
 
+@pytest.mark.parametrize("now", [CLUSTER_IP, NAMED, NODE_PORT, BALANCED])
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [
+        (api_service("ClusterIP", host=""), ("10.0.0.9", 6443)),
+        (api_service("ClusterIP", host="old.example"), ("old.example", 6443)),
+        (api_service("NodePort", host="old.example"), ("old.example", 30001)),
+        (api_service("LoadBalancer", host="", ingress="192.0.2.7"), ("192.0.2.7", 6443)),
+    ],
+)
+def test_a_cluster_keeps_the_endpoint_that_it_was_made_with(
+    now: KubeVirtEndpoint, service: dict[str, Any], expected: tuple[str, int]
+) -> None:
+    seen = compute_endpoint(service, now)
+    assert (seen.endpoint_host, seen.endpoint_port) == expected
+
+
+@pytest.mark.parametrize("now", [NODE_PORT, BALANCED])
+def test_a_service_that_recorded_no_host_is_read_by_its_own_type(now: KubeVirtEndpoint) -> None:
+    seen = compute_endpoint(api_service("ClusterIP"), now)
+    assert (seen.endpoint_host, seen.endpoint_port) == ("10.0.0.9", 6443)
+
+
+def test_a_node_port_whose_host_nobody_knows_any_more_says_where_to_write_it() -> None:
+    with pytest.raises(
+        InvalidSpecError, match=r"kubectl annotate service -n team api-demo capn\.dev/endpoint-host=HOST"
+    ):
+        compute_endpoint(api_service("NodePort"), NAMED)
+
+
+async def test_the_host_is_recorded_when_the_service_is_made() -> None:
+    rig = await open_rig(NAMED)
+    made = await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    service = await rig.world.get(SERVICE, "api-demo", "tenant")
+    assert service is not None
+    assert compute_endpoint(service, CLUSTER_IP) == made
+    assert made.endpoint_host == "name.example"
+
+
 def test_a_load_balancer_without_address_is_waited_for() -> None:
-    service = {"metadata": {"namespace": "team", "name": "api-demo"}, "spec": {"ports": [{}]}, "status": {}}
     with pytest.raises(TransientError, match="team/api-demo has no address yet") as caught:
-        compute_endpoint(service, KubeVirtEndpoint(service_type="LoadBalancer"))
+        compute_endpoint(api_service("LoadBalancer"), BALANCED)
     assert caught.value.reason == "WaitingForLoadBalancer"
 
 
@@ -253,6 +303,29 @@ async def test_what_changes_while_the_api_refuses_is_announced_later() -> None:
     await rig.stop_vm(request.ref)
     assert await asyncio.wait_for(announced, 10) == request.ref
     assert rig.world.refusals == 0
+    await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_changes_are_followed_by_the_connection_that_is_good_now() -> None:
+    rig = await open_rig()
+    await rig.provider.ensure_cluster(cluster_request(cluster_ref()))
+    request = control_plane(cluster_ref())
+    await rig.provider.ensure_machine(request)
+    ended = KubeVirtWorld()
+    ended.refusals = 1_000_000
+    given: list[KubeVirtWorld] = [ended]
+
+    async def connect() -> KubeVirtWorld:
+        return given[-1]
+
+    changes = aiter(ObjectChanges(connect, VIRTUAL_MACHINE, None, read_machine_ref, read_essence).follow())
+    announced = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0.05)
+    assert ended.refusals < 1_000_000
+    given.append(rig.world)
+    await asyncio.sleep(1.6)  # until it has tried again
+    await rig.stop_vm(request.ref)
+    assert await asyncio.wait_for(announced, 10) == request.ref
     await changes.aclose()  # type: ignore[attr-defined]
 
 

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any, cast
 from xml.etree import ElementTree as ET
 
 import libvirt
 import pytest
+import yaml
 
-from capn.errors import TerminalError
+from capn.build.libvirt_xml import endpoint_address, machine_addresses
+from capn.errors import InvalidSpecError, TerminalError
 from capn.providers.libvirt import addresses, networks
 from capn.providers.libvirt.connection import Session
-from capn.settings import LibvirtEndpoint
+from capn.settings import LibvirtEndpoint, load_settings
 from tests.contract.provider_rigs import cluster_ref, cluster_request, worker
 
 WHOLE = LibvirtEndpoint(network="capn-shared")
 PART = LibvirtEndpoint(network="capn-shared", addresses=IPv4Network("10.0.0.64/26"))
+
+
+@pytest.mark.parametrize("prefix", [8, 16, 24, 28])
+def test_a_pool_that_is_accepted_has_room_for_a_cluster(prefix: int) -> None:
+    pool = LibvirtEndpoint(network_pool=IPv4Network(f"10.0.0.0/{prefix}")).network_pool
+    subnet = next(iter(pool.subnets(new_prefix=max(24, pool.prefixlen))))
+    assert endpoint_address(subnet) in subnet
+    assert len(machine_addresses(subnet)) >= 4
+
+
+@pytest.mark.parametrize("prefix", [29, 30, 32])
+def test_a_pool_without_room_for_a_cluster_is_refused_with_field_and_fix(tmp_path: Path, prefix: int) -> None:
+    file = tmp_path / "settings.yaml"
+    endpoint = {"kind": "libvirt", "network_pool": f"10.0.0.0/{prefix}"}
+    file.write_text(yaml.safe_dump({"endpoints": {"libvirt": {"default": endpoint}}}))
+    with pytest.raises(
+        InvalidSpecError, match=rf"network_pool: .*10\.0\.0\.0/{prefix} has no room .*a /24 for each"
+    ) as caught:
+        load_settings(file)
+    assert caught.value.field.endswith("network_pool")
 
 
 def build_missing() -> libvirt.libvirtError:

@@ -16,7 +16,7 @@ from capn.build.kubeconfig import ServerAddress, build_kubeconfig
 from capn.build.pki import issue_client
 from capn.build.report import Report, ReportParser, ReportState
 from capn.build.tokens import build_token_secret
-from capn.errors import TerminalError, UnreachableError
+from capn.errors import InvalidSpecError, TerminalError, UnreachableError
 from capn.kube.client import KubeClient
 from capn.providers.base import MachineRef, MachineRequest, MachineState
 from capn.providers.memory import MemoryProvider
@@ -39,6 +39,17 @@ class Clock:
     async def sleep(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
         await asyncio.sleep(0)
+
+
+async def test_an_image_that_is_not_there_is_said_of_the_field_that_asks_for_it() -> None:
+    provider = MemoryProvider(MemoryEndpoint(versions=("v1.37.2",)))
+    for changes, field in (
+        ({"version": "v1.98.0"}, "spec.version"),
+        ({"version": "v1.37.2", "image": "v1.98.0"}, "spec.machine.image"),
+    ):
+        with pytest.raises(InvalidSpecError, match=r"no node image v1\.98\.0") as caught:
+            await provider.plan_machine(worker(cluster_ref(), 0, **changes))
+        assert caught.value.field == field
 
 
 @pytest.fixture
