@@ -44,6 +44,16 @@ class UpgradeState:
         return self.recorded == self.version
 
     @property
+    def former(self) -> str | None:
+        """The version of an upgrade that was under way when a newer version was asked for.
+
+        Until the newer one can begin, that goes on: those that have joined with it never go back.
+        """
+        if self.recorded is None or self.recorded not in self.planes or len(set(self.planes)) == 1:
+            return None
+        return self.recorded if parse_version(self.recorded) < parse_version(self.version) else None
+
+    @property
     def stage(self) -> Stage:
         """What is being done."""
         if not self.has_begun:

@@ -209,13 +209,14 @@ class Hypervisor:
         return pids[-1] if pids else None
 
     def _processes(self) -> list[int]:
-        """List unshare and the first process inside, oldest first; both have our state directory as an argument."""
-        own = str(self.state).encode()
-        script = hypervisor_init.__file__.encode()
-        found = []
-        for pid, argv in _command_lines():
-            if script in argv and own in argv:
-                found.append(pid)
+        """List unshare and the first process inside, oldest first; both have our state directory as an argument.
+
+        Whichever copy of capn started them: its script has the same name, in another place.
+        """
+        own, script = str(self.state).encode(), Path(hypervisor_init.__file__).name.encode()
+        found = [
+            pid for pid, argv in _command_lines() if own in argv and any(word.endswith(b"/" + script) for word in argv)
+        ]
         return sorted(found, key=_start_time)
 
     def _daemon_pids(self, init_pid: int) -> set[int]:

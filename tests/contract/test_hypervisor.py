@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from capn.dev.hypervisor import Hypervisor
 from capn.dev.hypervisor_net import Footprint, find_footprint, list_leftovers
 from capn.errors import InvalidSpecError, TerminalError
+from tests.conftest import REPO
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(180)]
 
@@ -94,6 +96,20 @@ def test_the_last_one_takes_libvirts_chains_away(two: tuple[Hypervisor, Hypervis
     if not others_libvirtd and not _foreign_libvirtd(two) and not _foreign_bridges():
         assert "LIBVIRT_" not in rules()
     assert "capntest" not in rules()
+
+
+def test_what_another_copy_of_capn_started_is_stopped(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(REPO / "capn", copy / "capn")
+    state = tmp_path / "c"
+    code = f"from pathlib import Path; from capn.dev.hypervisor import Hypervisor as H; H(Path({str(state)!r})).start()"
+    subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, timeout=90)
+    ours = Hypervisor(state)
+    assert ours.running()
+    ours.purge()
+    assert ours.leaks() == []
+    argv = f"{copy}/capn/dev/hypervisor_init.py"
+    assert not subprocess.run(["pgrep", "-f", argv], capture_output=True, text=True, check=False).stdout
 
 
 def test_rules_of_one_whose_files_were_deleted_go_with_the_next(two: tuple[Hypervisor, Hypervisor]) -> None:

@@ -435,6 +435,85 @@ async def test_taken_back_before_a_control_plane_has_joined(scenario: Scenario) 
     await is_at_rest(scenario, child)
 
 
+async def has_failed(scenario: Scenario, machine: str) -> None:
+    async def is_said() -> bool:
+        found = await scenario.machine(machine)
+        return bool(found and found.get("status", {}).get("failureReason"))
+
+    await scenario.until(is_said, limit_s=LIMIT_S)
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize(
+    "cure", [{"healthCheck": {"enabled": True}}, {"controlPlane": {"apiServer": {"extraArgs": {"v": "4"}}}}]
+)
+async def test_it_goes_on_when_the_first_new_control_plane_failed(
+    scenario: Scenario, replicas: int, cure: dict[str, Any]
+) -> None:
+    """New pods of CoreDNS wait for that very machine; it is given up all the same."""
+    child = await create(scenario, replicas=replicas, workers=1)
+    async with running_addons(child, OLD):
+        scenario.provider.fail_bootstrap(f"c1-cp-{replicas}", "error: unknown flag")
+        await scenario.patch("c1", {"version": NEW})
+        await has_failed(scenario, f"c1-cp-{replicas}")
+        scenario.world.failures.clear()
+        await scenario.patch("c1", cure)
+        await has_settled(scenario, NEW)
+
+
+async def test_taken_back_while_a_control_plane_of_before_is_lost(scenario: Scenario) -> None:
+    """The one in its place is of the old version, and so must be the record with which it joins."""
+    child = await create(scenario, replicas=3)
+    scenario.provider.fail_bootstrap("c1-cp-3", "error: no such thing")
+    await scenario.patch("c1", {"version": NEW})
+    await has_failed(scenario, "c1-cp-3")
+    scenario.provider.remove(await scenario.machine_ref("c1-cp-1"))
+    await scenario.patch("c1", {"version": OLD})
+    await has_settled(scenario, OLD)
+    assert len(await machines(scenario, names.ROLE_CONTROL_PLANE)) == 3
+    assert await recorded(child) == OLD
+
+
+@pytest.mark.parametrize("has_image", [True, False])
+async def test_nobody_goes_back_when_a_newer_version_is_asked_for_on_the_way(
+    scenario: Scenario,
+    has_image: bool,  # noqa: FBT001
+) -> None:
+    newer, known = "v1.37.3", [OLD, NEW]
+    child = await create(scenario, replicas=3, workers=1)
+    endpoint = scenario.provider._endpoint
+    scenario.provider._endpoint = endpoint.model_copy(update={"versions": known})
+
+    async def uids(version: str) -> set[str]:
+        planes = await machines(scenario, names.ROLE_CONTROL_PLANE)
+        return {m["metadata"]["uid"] for m in planes if m["spec"]["version"] == version}
+
+    async with running_addons(child, OLD) as addons:
+        addons.held = COREDNS[37]  # so that nobody leaves
+        await scenario.patch("c1", {"version": NEW})
+        await says(scenario, "WaitingForDNS", "0 of 2 pods", kind="ControlPlaneReady")
+        if has_image:
+            scenario.provider._endpoint = endpoint.model_copy(update={"versions": [*known, newer]})
+        old, new = await uids(OLD), await uids(NEW)
+        assert (len(old), len(new)) == (3, 1)
+        await scenario.patch("c1", {"version": newer})
+        await says(scenario, "UpgradeWaiting", f"{newer} waits until there are 3 control planes: 4 are there")
+        await says(scenario, "WaitingForDNS", "0 of 2 pods", kind="ControlPlaneReady")
+        await scenario.settle()
+        assert (await uids(OLD), await uids(NEW)) == (old, new)
+        addons.held = None
+        await addons.step()
+
+        async def are_all_new() -> bool:
+            now = await uids(OLD)
+            assert now <= old, "a control plane of the oldest version was made"
+            return not now
+
+        await scenario.until(are_all_new, limit_s=LIMIT_S)
+        scenario.provider._endpoint = endpoint.model_copy(update={"versions": [*known, newer]})
+        await has_settled(scenario, newer)
+
+
 async def test_not_taken_back_once_a_control_plane_has_joined(scenario: Scenario) -> None:
     await create(scenario, replicas=3)
     await scenario.patch("c1", {"version": NEW})

@@ -22,7 +22,7 @@ from capn.build.control_plane_plan import (
     select_replaceable,
 )
 from capn.build.fixed_endpoint import REASON, describe_staying, has_to_stay, is_fixed
-from capn.build.health import GONE
+from capn.build.health import is_ready
 from capn.build.machines import build_machine
 from capn.build.remediation import CONTROL_PLANES, Verdict
 from capn.build.said import Said
@@ -75,7 +75,7 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     if wait := await _check_child(scope, plan, select_needed(plan, scope.control_planes(), wanted[0], allowed)):
         return wait
     if plan.create is not None:
-        await record_components(scope)
+        await record_components(scope, plan.create["spec"]["version"])
         obstacle = await create_placed(scope, plan.create)
     if plan.delete is not None and await _is_still_due(scope, plan, partial(_plan, scope, wanted, allowed, patients)):
         patient = patients.get(plan.delete.metadata.name)
@@ -151,11 +151,12 @@ def _has_fixed_endpoint(scope: ClusterScope) -> bool:
 def _is_needed_for_dns(scope: ClusterScope, leaving: NestedMachine | None) -> bool:
     """Whether CoreDNS may have nobody but this one: its new pods do not all serve yet, and old ones have no other node.
 
-    One that has lost its VM serves nothing any more.
+    One that is not Ready serves nobody, and one of the new version is itself what those pods wait for.
     """
     if leaving is None or scope.upgrade is None or scope.dns_waits is None:
         return False
-    return scope.upgrade.stage is Stage.CONTROL_PLANES and leaving.status.failure_reason not in GONE
+    is_old = leaving.spec.version != scope.upgrade.version
+    return scope.upgrade.stage is Stage.CONTROL_PLANES and is_old and is_ready(leaving)
 
 
 def _build(scope: ClusterScope, ordinal: int, version: str | None = None) -> dict[str, Any]:

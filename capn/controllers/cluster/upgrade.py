@@ -43,6 +43,7 @@ async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
         return None
     child = scope.require_child()
     if not state.has_begun and (obstacle := await _find_obstacle(scope, state)) is not None:
+        await _go_on_with_former(scope, state, child.client)
         return obstacle
     waits = await _reconcile_proxy(child.client, state)
     scope.dns_waits = await _reconcile_dns(child.client, state, waits=is_unfinished)
@@ -55,6 +56,15 @@ async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
     if waits or scope.dns_waits:
         return Wait(Stage.ADDONS.value, "; ".join(filter(None, (waits, scope.dns_waits))), POLL_S, blocks=False)
     return None
+
+
+async def _go_on_with_former(scope: ClusterScope, state: UpgradeState, client: KubeClient) -> None:
+    """Keep kube-proxy and CoreDNS where an upgrade that was under way needs them, until the newer one can begin."""
+    if state.former is None:
+        return
+    former = scope.upgrade = replace(state, version=state.former)
+    await _reconcile_proxy(client, former)
+    scope.dns_waits = await _reconcile_dns(client, former, waits=True)
 
 
 async def _find_obstacle(scope: ClusterScope, state: UpgradeState) -> Wait | None:

@@ -31,6 +31,24 @@ def test_the_stage_is_seen_from_what_exists(  # noqa: PLR0913, PLR0917 - columns
     assert state.is_settled is (stage is Stage.ADDONS)
 
 
+@pytest.mark.parametrize(
+    ("recorded", "planes", "former"),
+    [
+        (NEW, (OLD, NEW, NEW), NEW),
+        (NEW, (OLD, OLD, OLD, NEW), NEW),
+        (NEW, (OLD, OLD), None),  # nobody was made with it
+        (NEW, (NEW, NEW), None),  # it is over
+        (None, (OLD, NEW), None),
+        ("v1.37.9", (OLD, "v1.37.9"), None),  # taken back
+        ("v1.37.3", (OLD, "v1.37.3"), None),  # the one that is asked for
+    ],
+)
+def test_an_upgrade_that_was_under_way_when_a_newer_version_was_asked_for(
+    recorded: str | None, planes: tuple[str, ...], former: str | None
+) -> None:
+    assert UpgradeState("v1.37.3", recorded, planes, ()).former == former
+
+
 def test_a_record_that_cannot_be_read_unsettles_no_cluster_whose_machines_are_right() -> None:
     assert UpgradeState(NEW, None, (NEW,), (NEW,)).is_settled
     assert not UpgradeState(NEW, None, (OLD,), ()).is_settled

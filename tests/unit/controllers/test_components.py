@@ -43,10 +43,13 @@ async def record_of(scope: Any) -> dict[str, Any]:
     return found
 
 
+VERSION = "v1.37.2"
+
+
 @pytest.mark.parametrize("given", [False, True])
 async def test_it_is_for_the_place_where_the_cluster_is(*, given: bool) -> None:
     scope = await make_scope(keeps_addresses=given, access=given)
-    await record_components(scope)
+    await record_components(scope, VERSION)
     record = await record_of(scope)
     assert record["dns"] == {}
     assert {"name": "quota", "value": "1"} in record["etcd"]["local"]["extraArgs"]
@@ -56,8 +59,8 @@ async def test_it_is_for_the_place_where_the_cluster_is(*, given: bool) -> None:
 
 async def test_it_is_written_and_told_once() -> None:
     scope = await make_scope()
-    await record_components(scope)
-    await record_components(scope)
+    await record_components(scope, VERSION)
+    await record_components(scope, VERSION)
     assert scope.require_child().client.writes == 2  # the second is this: the first made it
     assert [line[2] for line in scope.deps.recorder.lines] == ["ArgumentsRecorded"]
 
@@ -68,5 +71,5 @@ async def test_it_waits_for_what_it_needs(lost: str) -> None:
     if lost == "kubeadm_config":
         scope.kubeadm_config = None
     with pytest.raises(TransientError):
-        await record_components(scope)
+        await record_components(scope, VERSION)
     assert scope.require_child().client.writes == 1
