@@ -11,8 +11,9 @@ import contextlib
 import os
 import shutil
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from capn.errors import NotFoundError, TransientError
 
@@ -33,17 +34,14 @@ class DirectoryStore:
         await self._run(lambda: self._put(self._path(name), source))
 
     async def read(self, name: str) -> AsyncGenerator[bytes, None]:
-        """The file, piece by piece."""
-        path = self._path(name)
+        """The file, piece by piece; open only while a piece is read, so that whoever gives up leaves none open."""
+        path, offset = self._path(name), 0
         try:
-            file = await self._run(lambda: self._open(path))
+            while piece := await self._run(partial(self._read_piece, path, offset)):
+                offset += len(piece)
+                yield piece
         except FileNotFoundError as error:
             raise NotFoundError(f"the backup store has no {name}") from error
-        try:
-            while piece := await self._run(lambda: file.read(_PIECE)):
-                yield piece
-        finally:
-            file.close()
 
     async def list(self, directory: str) -> list[str]:
         """Finished files only."""
@@ -59,8 +57,10 @@ class DirectoryStore:
         await self._run(lambda: self._path(name).unlink(missing_ok=True))
 
     @staticmethod
-    def _open(path: Path) -> BinaryIO:
-        return path.open("rb")
+    def _read_piece(path: Path, offset: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(_PIECE)
 
     def _put(self, target: Path, source: Path) -> None:
         if not self._root.is_dir():

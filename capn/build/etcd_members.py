@@ -25,6 +25,8 @@ _MAX_ID = (1 << 64) - 1
 # What ends up as a word of a command line again. No comma: that would make two of it.
 _URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,259}")
 _NO_LEADER = "no leader"
+# etcdserverpb's AlarmMember as text (v3rpc/maintenance.go).
+_ALARM = re.compile(r"memberID:([0-9]{1,20})\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class MemberHealth:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it takes part: it knows a leader and reports no alarm (no space, corrupt)."""
+        """Whether it takes part: it knows a leader and has no alarm of its own (no space, corrupt)."""
         return self.leader != 0 and not self.errors
 
 
@@ -144,9 +146,14 @@ def _health(raw: _Status) -> MemberHealth:
         raft_applied=raw.raft_applied,
         version=_clean(raw.version),
         is_learner=raw.is_learner,
-        # That it has no leader is told by `leader`; the rest are alarms.
-        errors=tuple(_clean(error) for error in raw.errors[:_MAX_URLS] if _NO_LEADER not in error),
+        errors=tuple(_clean(error) for error in raw.errors[:MAX_MEMBERS] if _is_own(error, raw.header.member_id)),
     )
+
+
+def _is_own(error: str, member_id: int) -> bool:
+    """Whether it tells of this very member: every one of them tells all alarms, and `leader` that it knows none."""
+    named = _ALARM.match(error)
+    return _NO_LEADER not in error and (named is None or int(named[1]) == member_id)
 
 
 def _clean(text: str) -> str:

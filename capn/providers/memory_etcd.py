@@ -60,6 +60,7 @@ class SimulatedMember:
 class SimulatedEtcd:
     """`runs` says whether a machine runs. `holds_learners` keeps learners from catching up, for tests.
 
+    `alarms`: kinds of alarms, such as NOSPACE, by the name of the member that has it.
     `left`: machines whose guest was told to leave; it does so at once, or, with `stays`, never (for tests).
     """
 
@@ -146,30 +147,49 @@ class SimulatedEtcd:
                 self.snapshots[f"etcd-{member.name}"] = self._snapshot()
                 return ExecResult(b"Snapshot saved\n", b"", 0)
             case ("move-leader", hex_id):
-                return self._change(hex_id, removes=False)
+                return self._move_leader(member, hex_id, endpoints)
             case ("member", "remove", hex_id):
-                return self._change(hex_id, removes=True)
+                return self._remove(hex_id)
         return _fail(f"unknown command {words}")
 
-    def _change(self, hex_id: str, *, removes: bool) -> ExecResult:
-        target = next((member for member in self.members if f"{member.id:x}" == hex_id), None)
+    def _move_leader(self, asked: SimulatedMember, hex_id: str, endpoints: Sequence[str]) -> ExecResult:
+        """As etcdctl: one endpoint after the other until the leader's; a dead one before it ends the command."""
+        for url in endpoints:
+            member = self._at(url, asked)
+            if member is None:
+                return _fail("context deadline exceeded")
+            if member is self.leader:
+                target = self._find(hex_id)
+                if target is None:
+                    return _fail("etcdserver: member not found")
+                self._wanted_leader = target
+                return _say({})
+        return _fail(f"no leader endpoint given at {list(endpoints)}")
+
+    def _remove(self, hex_id: str) -> ExecResult:
+        target = self._find(hex_id)
         if target is None:
             return _fail("etcdserver: member not found")
-        if not removes:
-            self._wanted_leader = target
-        else:
-            rest = [member for member in self.members if member is not target]
-            if not target.is_learner and not self._enough([member for member in rest if not member.is_learner]):
-                return _fail(_REFUSED)
-            self.members = rest
+        rest = [member for member in self.members if member is not target]
+        if not target.is_learner and not self._enough([member for member in rest if not member.is_learner]):
+            return _fail(_REFUSED)
+        self.members = rest
         return _say({})
 
+    def _find(self, hex_id: str) -> SimulatedMember | None:
+        return next((member for member in self.members if f"{member.id:x}" == hex_id), None)
+
+    def _at(self, url: str, asked: SimulatedMember) -> SimulatedMember | None:
+        """Who answers there, if anybody does."""
+        member = asked if url == _LOCAL else next((m for m in self.members if m.client_url == url), None)
+        return member if member is not None and self.runs(member.machine) else None
+
     def _status(self, asked: SimulatedMember, endpoints: Sequence[str]) -> ExecResult:
-        found = []
-        for url in endpoints:
-            member = asked if url == _LOCAL else next((m for m in self.members if m.client_url == url), None)
-            if member is not None and self.runs(member.machine):
-                found.append({"Endpoint": url, "Status": self._describe(member)})
+        found = [
+            {"Endpoint": url, "Status": self._describe(member)}
+            for url in endpoints
+            if (member := self._at(url, asked)) is not None
+        ]
         missing = len(endpoints) - len(found)
         said = json.dumps(found).encode()
         return ExecResult(said, b"context deadline exceeded\n" if missing else b"", 1 if missing else 0)
@@ -185,8 +205,9 @@ class SimulatedEtcd:
         }
         if leader is not None:
             said["leader"] = leader.id
-        if alarm := self.alarms.get(member.name):
-            said["errors"] = [alarm]
+        by_name = {found.name: found for found in self.members}
+        if raised := [(by_name[name], kind) for name, kind in self.alarms.items() if name in by_name]:
+            said["errors"] = [f"memberID:{found.id} alarm:{kind} " for found, kind in raised]  # at every member
         return said | ({"isLearner": True} if member.is_learner else {})
 
     def _snapshot(self) -> bytes:

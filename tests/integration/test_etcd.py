@@ -41,8 +41,8 @@ async def test_members_leader_and_a_dead_one(etcd: RealEtcd) -> None:
 
     leader = next(member for member in members if member.id == health[member.id].leader)
     other = next(member for member in members if member is not leader)
-    await client.move_leader(members, other)
-    await client.move_leader(members, other)
+    await client.move_leader(leader, other)
+    await client.move_leader(leader, other)  # who does not lead any more
     assert {found.leader for found in (await client.health(members)).values()} == {other.id}
 
     await etcd.kill("cp-0")  # whose pod comes first
@@ -52,6 +52,10 @@ async def test_members_leader_and_a_dead_one(etcd: RealEtcd) -> None:
     dead, keeps, _ = members
     assert why_not_remove(members, alive, dead.id) is None
     assert "no quorum" in (why_not_remove(members, alive, keeps.id) or "")
+    now = (await client.health(members))[keeps.id].leader
+    leader, heir = sorted(members[1:], key=lambda member: member.id != now)
+    await client.move_leader(leader, heir)  # though one is dead, whose endpoint comes before
+    assert {found.leader for found in (await client.health(members)).values()} == {heir.id}
     await client.remove_member(dead.id)
     await client.remove_member(dead.id)
     assert [member.name for member in await client.members()] == ["cp-1", "cp-2"]

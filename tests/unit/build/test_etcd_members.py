@@ -59,6 +59,17 @@ def test_an_alarm_makes_a_member_unhealthy() -> None:
     assert "\x1b" not in found.errors[0]
 
 
+def test_an_alarm_of_another_member_is_not_ones_own() -> None:
+    """Every member tells all of them."""
+    said = json.loads(STATUS)
+    alarms = ["memberID:7616583982444832909 alarm:CORRUPT ", "memberID:7616583982444832900 alarm:NOSPACE "]
+    said[0]["Status"]["errors"] = [*alarms[::-1], "something else is wrong"]
+    found = parse_health(json.dumps(said).encode())[7616583982444832909]
+    assert found.errors == (alarms[0], "something else is wrong")
+    said[0]["Status"]["errors"] = alarms[1:]
+    assert parse_health(json.dumps(said).encode())[7616583982444832909].is_healthy
+
+
 def test_nobody_answered() -> None:
     assert parse_health(b"\n") == {}
 

@@ -15,7 +15,7 @@ from capn.build.report import ReportState
 from capn.errors import UnreachableError
 from capn.kube.client import KubeClient
 from capn.kube.errors import CommandFailedError
-from capn.kube.etcd import EtcdClient, MembershipRefusedError
+from capn.kube.etcd import EtcdClient, MembershipRefusedError, NoQuorumError
 from capn.providers.base import MachineRef, MachineRequest
 from capn.providers.memory import MemoryProvider
 from capn.providers.memory_etcd import SimulatedEtcd
@@ -116,12 +116,16 @@ async def test_leadership_moves(provider: MemoryProvider, clock: Clock) -> None:
     child, refs = await boot(provider, clock)
     client = EtcdClient(child)
     members = await client.members()
-    await client.move_leader(members, members[2])
+    await client.move_leader(members[0], members[2])
+    await client.move_leader(members[0], members[1])  # who does not lead any more
     assert {found.leader for found in (await client.health(members)).values()} == {members[2].id}
     provider.crash(refs[2])
     assert members[2].id not in {found.leader for found in (await client.health(members)).values()}
     with pytest.raises(CommandFailedError, match="member not found"):
-        await client.move_leader(members, replace(members[2], id=1))
+        await client.move_leader(members[0], replace(members[2], id=1))
+    everybody = tuple(member.client_urls[0] for member in members[::-1])
+    with pytest.raises(NoQuorumError):  # as etcdctl: a dead one comes first
+        await client._ask("move-leader", members[1].hex_id, endpoints=everybody)
 
 
 async def test_a_learner_whose_machine_dies_stays_behind(provider: MemoryProvider, clock: Clock) -> None:
@@ -152,9 +156,14 @@ async def test_a_learner_that_is_held_for_too_long_fails_its_machine(provider: M
 
 
 async def test_an_alarm_shows(provider: MemoryProvider, clock: Clock) -> None:
-    child, refs = await boot(provider, clock, 1)
-    etcd_of(provider).alarms[refs[0].name] = "memberID:1 alarm:NOSPACE"
-    assert await healthy(EtcdClient(child)) == set()
+    child, refs = await boot(provider, clock)
+    etcd_of(provider).alarms[refs[0].name] = "NOSPACE"
+    client = EtcdClient(child)
+    assert await healthy(client) == {ref.name for ref in refs[1:]}
+    health = await client.health(await client.members())
+    assert [found.errors for found in health.values() if found.errors] == [
+        (f"memberID:{next(found.id for found in health.values() if found.errors)} alarm:NOSPACE ",)
+    ]
 
 
 async def test_the_pod_goes_with_its_node(provider: MemoryProvider, clock: Clock) -> None:
