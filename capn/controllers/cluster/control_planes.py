@@ -21,7 +21,7 @@ from capn.build.control_plane_plan import (
     select_replaceable,
 )
 from capn.build.fixed_endpoint import REASON, describe_staying, has_to_stay, is_fixed
-from capn.build.health import GONE
+from capn.build.health import is_ready
 from capn.build.machines import build_machine
 from capn.build.remediation import CONTROL_PLANES, Verdict
 from capn.build.said import Said
@@ -142,11 +142,13 @@ def _has_fixed_endpoint(scope: ClusterScope) -> bool:
 def _is_needed_for_dns(scope: ClusterScope, leaving: NestedMachine | None) -> bool:
     """Whether CoreDNS may have nobody but this one: its new pods do not all serve yet, and old ones have no other node.
 
-    One that has lost its VM serves nothing any more.
+    One that is not Ready serves nothing. While there is no control plane of the new version there is nobody to wait
+    for, and the old pods go to old ones that stay.
     """
-    if leaving is None or scope.upgrade is None or scope.dns_waits is None:
+    if leaving is None or scope.upgrade is None or scope.dns_waits is None or not is_ready(leaving):
         return False
-    return scope.upgrade.stage is Stage.CONTROL_PLANES and leaving.status.failure_reason not in GONE
+    version, is_under_way = scope.upgrade.version, scope.upgrade.stage is Stage.CONTROL_PLANES
+    return is_under_way and leaving.spec.version != version and version in scope.upgrade.planes
 
 
 def _build(scope: ClusterScope, ordinal: int, version: str | None = None) -> dict[str, Any]:
