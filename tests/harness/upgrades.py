@@ -15,6 +15,7 @@ from tests.harness.pools import child_of
 from tests.harness.scenario import NAMESPACE_NAME, Scenario
 
 OLD, NEW, PATCH = "v1.36.3", "v1.37.2", "v1.36.4"
+NEWER = "v1.37.3"
 LIMIT_S = 60.0
 SYSTEM = "kube-system"
 KEPT: dict[str, Any] = {"healthCheck": {"enabled": False}}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from capn import names
 from capn.api.resources import NESTED_MACHINE
-from tests.harness.kubeadm_addons import running_addons
+from tests.harness.kubeadm_addons import COREDNS, running_addons
 from tests.harness.scenario import NAMESPACE_NAME, Scenario
-from tests.harness.upgrades import NEW, OLD, create, has_failed, has_settled, hurry, machines, says
+from tests.harness.upgrades import LIMIT_S, NEW, NEWER, OLD, create, has_failed, has_settled, hurry, machines, says
 
 BAD = {"apiServer": {"extraArgs": {"no-such-flag": "true"}}}
 
@@ -18,6 +21,51 @@ BAD = {"apiServer": {"extraArgs": {"no-such-flag": "true"}}}
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
+
+
+def have_images(scenario: Scenario, *versions: str) -> None:
+    """From now on the provider has node images of these versions only."""
+    scenario.provider._endpoint = scenario.provider._endpoint.model_copy(update={"versions": versions})
+
+
+@asynccontextmanager
+async def followed(scenario: Scenario) -> AsyncIterator[tuple[Sequence[str], Sequence[str]]]:
+    """The versions of control planes that are made from now on, and of those that go, in turn."""
+    made: list[str] = []
+    gone: list[str] = []
+
+    async def look(known: dict[str, str]) -> dict[str, str]:
+        planes = await machines(scenario, names.ROLE_CONTROL_PLANE)
+        found = {plane["metadata"]["uid"]: plane["spec"]["version"] for plane in planes}
+        made.extend(version for uid, version in found.items() if uid not in known)
+        gone.extend(version for uid, version in known.items() if uid not in found)
+        return found
+
+    async def follow(known: dict[str, str]) -> None:
+        while True:
+            known = await look(known)
+            await asyncio.sleep(0.002)
+
+    before = await look({})
+    made.clear()
+    task = asyncio.create_task(follow(before))
+    try:
+        yield made, gone
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def have_joined(scenario: Scenario, version: str, count: int) -> None:
+    """Wait until so many control planes of the version have joined."""
+
+    async def are_there() -> bool:
+        planes = await machines(scenario, names.ROLE_CONTROL_PLANE)
+        found = [plane["spec"]["version"] for plane in planes if plane.get("status", {}).get("nodeRef")]
+        return found.count(version) == count
+
+    await scenario.until(are_there, limit_s=LIMIT_S)
 
 
 @pytest.mark.parametrize(
@@ -53,3 +101,44 @@ async def test_control_planes_may_become_fewer_while_there_is_none_that_dns_wait
         await scenario.user.delete(NESTED_MACHINE, "c1-cp-3", NAMESPACE_NAME)
         await has_settled(scenario, NEW)
     assert len(await machines(scenario, names.ROLE_CONTROL_PLANE)) == 1
+
+
+async def test_a_newer_patch_without_an_image_leads_nobody_back(scenario: Scenario) -> None:
+    have_images(scenario, OLD, NEW)
+    child = await create(scenario, replicas=3, workers=1)
+    async with running_addons(child, OLD):
+        await scenario.patch("c1", {"version": NEW})
+        await have_joined(scenario, NEW, 2)
+        async with followed(scenario) as (made, gone):
+            await scenario.patch("c1", {"version": NEWER})
+            await have_joined(scenario, NEW, 3)
+            await says(scenario, "ImageNotFound", NEWER)
+            await scenario.until(lambda: gone.count(OLD) >= 1)
+            assert set(made) <= {NEW}
+            assert set(gone) == {OLD}
+            have_images(scenario, OLD, NEW, NEWER)
+            await has_settled(scenario, NEWER)
+            await says(scenario, "Upgraded")
+            assert OLD not in made
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+async def test_a_newer_patch_takes_neither_the_first_new_control_plane_nor_dns_away(
+    scenario: Scenario, replicas: int
+) -> None:
+    child = await create(scenario, replicas=replicas)
+    async with running_addons(child, OLD) as addons:
+        addons.held = COREDNS[37]
+        await scenario.patch("c1", {"version": NEW})
+        await says(scenario, "WaitingForDNS", kind="ControlPlaneReady")
+        async with followed(scenario) as (made, gone):
+            await scenario.patch("c1", {"version": NEWER})
+            await says(scenario, "UpgradeWaiting", f"{NEWER} waits until there are {replicas} control planes")
+            await says(scenario, "WaitingForDNS", kind="ControlPlaneReady")
+            assert (made, gone) == ([], [])
+            addons.held = None
+            await addons.step()
+            await has_settled(scenario, NEWER)
+            await says(scenario, "Upgraded")
+            assert OLD not in made
+            assert gone[0] == OLD

@@ -17,7 +17,7 @@ from capn.api.resources import CONFIG_MAP, DAEMON_SET, DEPLOYMENT, NESTED_CLUSTE
 from capn.build import coredns, kube_proxy, kubeadm_record
 from capn.build.health import is_ready
 from capn.build.owners import build_subject
-from capn.build.upgrade_stage import Stage, UpgradeState, compute_oldest, read_state
+from capn.build.upgrade_stage import Stage, UpgradeState, compute_oldest, compute_plane_version, read_state
 from capn.controllers.cluster import preflight
 from capn.controllers.cluster.placement import build_question
 from capn.controllers.cluster.scope import ClusterScope
@@ -43,6 +43,7 @@ async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
         return None
     child = scope.require_child()
     if not state.has_begun and (obstacle := await _find_obstacle(scope, state)) is not None:
+        await _go_on_as_before(scope, state, child.client)
         return obstacle
     waits = await _reconcile_proxy(child.client, state)
     scope.dns_waits = await _reconcile_dns(child.client, state, waits=is_unfinished)
@@ -73,6 +74,14 @@ async def _find_obstacle(scope: ClusterScope, state: UpgradeState) -> Wait | Non
     if said is None:
         return None
     return Wait(said.reason, f"{state.version} waits: {said.message}", preflight.POLL_S, blocks=False)
+
+
+async def _go_on_as_before(scope: ClusterScope, state: UpgradeState, client: KubeClient) -> None:
+    """While another version waits in mid-upgrade, control planes go to the one before: so do kube-proxy and CoreDNS."""
+    if state.is_half_way:
+        before = replace(state, version=compute_plane_version(state))
+        await _reconcile_proxy(client, before)
+        scope.dns_waits = await _reconcile_dns(client, before, waits=True)
 
 
 async def _find_missing_image(scope: ClusterScope, state: UpgradeState) -> Wait | None:
