@@ -49,6 +49,11 @@ class UpgradeState:
         return self.recorded == self.version
 
     @property
+    def is_due(self) -> bool:
+        """Whether control planes have to go to the wanted version and may not yet; not so where all are back at it."""
+        return not self.has_begun and set(self.planes) != {self.version}
+
+    @property
     def is_half_way(self) -> bool:
         """Whether control planes of another version have joined, on the way to one that is not wanted any more."""
         return not self.has_begun and len(set(self.joined)) > 1

@@ -13,7 +13,19 @@ from capn import names
 from capn.api.resources import NESTED_MACHINE
 from tests.harness.kubeadm_addons import COREDNS, running_addons
 from tests.harness.scenario import NAMESPACE_NAME, Scenario
-from tests.harness.upgrades import LIMIT_S, NEW, NEWER, OLD, create, has_failed, has_settled, hurry, machines, says
+from tests.harness.upgrades import (
+    LIMIT_S,
+    NEW,
+    NEWER,
+    OLD,
+    create,
+    has_failed,
+    has_settled,
+    hurry,
+    machines,
+    recorded,
+    says,
+)
 
 BAD = {"apiServer": {"extraArgs": {"no-such-flag": "true"}}}
 
@@ -142,3 +154,41 @@ async def test_a_newer_patch_takes_neither_the_first_new_control_plane_nor_dns_a
             await says(scenario, "Upgraded")
             assert OLD not in made
             assert gone[0] == OLD
+
+
+async def stop_half_way_and_lose_one(scenario: Scenario) -> None:
+    """The record says the new version, whose first control plane does not join, and an old one has lost its VM."""
+    scenario.provider.fail_bootstrap("c1-cp-3", "error: no such thing")
+    await scenario.patch("c1", {"version": NEW})
+    await has_failed(scenario, "c1-cp-3")
+    scenario.provider.remove(await scenario.machine_ref("c1-cp-1"))
+    await has_failed(scenario, "c1-cp-1")
+    scenario.world.failures.clear()
+
+
+async def test_an_upgrade_is_taken_back_while_a_control_plane_has_to_be_replaced(scenario: Scenario) -> None:
+    child = await create(scenario, replicas=3)
+    async with running_addons(child, OLD), followed(scenario) as (made, gone):
+        await stop_half_way_and_lose_one(scenario)
+        assert await recorded(child) == NEW
+        await scenario.patch("c1", {"version": OLD})
+        await has_settled(scenario, OLD)
+        await says(scenario, "Upgraded")
+        assert (made, gone) == ([NEW, OLD], [NEW, OLD])
+    assert await recorded(child) == OLD
+    assert "UpgradeTakenBack" in scenario.events.reasons("c1")
+
+
+async def test_one_that_is_replaced_joins_though_the_record_says_a_version_that_nobody_has(scenario: Scenario) -> None:
+    have_images(scenario, OLD, NEW)
+    child = await create(scenario, replicas=3)
+    async with running_addons(child, OLD), followed(scenario) as (made, gone):
+        await stop_half_way_and_lose_one(scenario)
+        await scenario.patch("c1", {"version": NEWER})
+        await scenario.until(lambda: made == [NEW, OLD])
+        await have_joined(scenario, OLD, 3)
+        await says(scenario, "ImageNotFound", NEWER)
+        assert gone == [NEW, OLD]
+        assert await recorded(child) == OLD
+        have_images(scenario, OLD, NEW, NEWER)
+        await has_settled(scenario, NEWER)

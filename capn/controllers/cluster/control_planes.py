@@ -80,7 +80,7 @@ async def reconcile_control_planes(scope: ClusterScope) -> Wait | None:
     if wait := await _check_child(scope, plan, select_needed(plan, scope.control_planes(), wanted[0], allowed)):
         return wait
     if plan.create is not None:
-        await record_components(scope)
+        await record_components(scope, plan.create["spec"]["version"])
         obstacle = await create_placed(scope, plan.create)
     if plan.delete is not None:
         patient = patients.get(plan.delete.metadata.name)

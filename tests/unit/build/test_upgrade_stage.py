@@ -68,3 +68,11 @@ def test_it_is_read_from_machines() -> None:
     joined = made.model_copy(update={"status": status})
     state = read_state(NEW, OLD, [joined, make_machine(version=NEW)], [make_worker(0, version=OLD)])
     assert (state.planes, state.workers, state.joined) == ((OLD, NEW), (OLD,), (OLD,))
+
+
+def test_nothing_is_waited_for_where_all_control_planes_have_the_version_again() -> None:
+    assert not UpgradeState(OLD, NEW, (OLD, OLD), (), (OLD,)).is_due
+    assert UpgradeState(OLD, NEW, (OLD, NEW), (), (OLD,)).is_due
+    assert UpgradeState(NEW, OLD, (OLD,), (), (OLD,)).is_due
+    assert not UpgradeState(NEW, NEW, (OLD,), (), (OLD,)).is_due
+    assert UpgradeState(NEW, OLD, (), (), ()).is_due
