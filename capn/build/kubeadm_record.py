@@ -35,33 +35,25 @@ def read_version(config_map: Json) -> str | None:
 
 
 def build_version_patch(config_map: Json, version: str) -> dict[str, Any]:
-    """The merge patch that makes it `version`. CapnError when the record cannot be read."""
-    return _build_patch(config_map, _set_version(_require(config_map), version))
+    """The merge patch that makes it `version`. CapnError when the record cannot be read.
 
-
-def build_joining_patch(
-    config_map: Json, version: str, components: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any] | None:
-    """The merge patch with what the next control plane shall have; None when it is there. CapnError as above.
-
-    That is these arguments and certificate names, and a version, where one is recorded: it differs after an upgrade
-    that was taken back or overtaken. What else a section has (volumes, image tags) stays. The arguments are all ours:
-    one that is in nobody's spec goes.
+    Image tags of etcd and CoreDNS follow only where somebody has pinned them: kubeadm knows its own.
     """
-    document = _require(config_map)
-    changed = {**document, **{name: _merge(document.get(name), section) for name, section in components.items()}}
-    if read_version(config_map) not in {None, version}:
-        changed = _set_version(changed, version)
-    return None if changed == document else _build_patch(config_map, changed)
-
-
-def _set_version(document: Mapping[str, Any], version: str) -> dict[str, Any]:
-    """Image tags of etcd and CoreDNS follow only where somebody has pinned them: kubeadm knows its own."""
-    changed = {**document, "kubernetesVersion": version}
+    changed = {**_require(config_map), "kubernetesVersion": version}
     if (companions := find_companions(version)) is not None:
         _pin(changed, ("etcd", "local"), companions.etcd)
         _pin(changed, ("dns",), companions.coredns)
-    return changed
+    return _build_patch(config_map, changed)
+
+
+def build_components_patch(config_map: Json, components: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The merge patch with these arguments and certificate names; None when they are there. CapnError as above.
+
+    What else a section has (volumes, image tags) stays. The arguments are all ours: one that is in nobody's spec goes.
+    """
+    document = _require(config_map)
+    changed = {**document, **{name: _merge(document.get(name), section) for name, section in components.items()}}
+    return None if changed == document else _build_patch(config_map, changed)
 
 
 def _merge(live: object, section: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from capn.api.machine import NestedMachine
+from capn.build.upgrade_rules import has_joined
 from capn.build.version_skew import parse_version
 
 
@@ -26,12 +27,16 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpgradeState:
-    """`planes` and `workers`: versions of the machines that there are. `recorded`: kubeadm's, None if unreadable."""
+    """`planes` and `workers`: versions of the machines that there are; `joined`: of the control planes that have.
+
+    `recorded`: kubeadm's, None if unreadable.
+    """
 
     version: str
     recorded: str | None
     planes: tuple[str, ...]
     workers: tuple[str, ...]
+    joined: tuple[str, ...]
 
     @property
     def is_settled(self) -> bool:
@@ -44,14 +49,14 @@ class UpgradeState:
         return self.recorded == self.version
 
     @property
-    def former(self) -> str | None:
-        """The version of an upgrade that was under way when a newer version was asked for.
+    def is_due(self) -> bool:
+        """Whether control planes have to go to the wanted version and may not yet; not so where all are back at it."""
+        return not self.has_begun and set(self.planes) != {self.version}
 
-        Until the newer one can begin, that goes on: those that have joined with it never go back.
-        """
-        if self.recorded is None or self.recorded not in self.planes or len(set(self.planes)) == 1:
-            return None
-        return self.recorded if parse_version(self.recorded) < parse_version(self.version) else None
+    @property
+    def is_half_way(self) -> bool:
+        """Whether control planes of another version have joined, on the way to one that is not wanted any more."""
+        return not self.has_begun and len(set(self.joined)) > 1
 
     @property
     def stage(self) -> Stage:
@@ -87,6 +92,7 @@ def read_state(
         recorded=recorded,
         planes=tuple(machine.spec.version for machine in control_planes),
         workers=tuple(machine.spec.version for machine in workers),
+        joined=tuple(machine.spec.version for machine in control_planes if has_joined(machine)),
     )
 
 
@@ -96,5 +102,10 @@ def compute_oldest(versions: Sequence[str]) -> str | None:
 
 
 def compute_plane_version(state: UpgradeState) -> str:
-    """The version that control planes are made of now: the wanted one once all is prepared for it."""
-    return state.version if state.has_begun else compute_oldest(state.planes) or state.version
+    """The version that control planes are made of now: the wanted one once all is prepared for it.
+
+    Until then the newest that has joined, so that nobody goes back when the version is changed in mid-upgrade.
+    """
+    if state.has_begun:
+        return state.version
+    return max(state.joined, key=parse_version, default=None) or compute_oldest(state.planes) or state.version

@@ -77,6 +77,8 @@ class Workloads:
         self.held: str | None = None
         self._number = 0
         self._proxies: dict[str, tuple[str, str]] = {}
+        # CoreDNS's pods by name, as the last round of the Deployment left them.
+        self._dns: dict[str, Json] = {}
         self.restarted: set[str] = set()
 
     @staticmethod
@@ -163,18 +165,23 @@ class Workloads:
         template, replicas = owner["spec"]["template"]["spec"], owner["spec"]["replicas"]
         rolling = owner["spec"]["strategy"]["rollingUpdate"]
         surge = 1 if isinstance(rolling["maxSurge"], str) else rolling["maxSurge"]
-        pods = await self._pods(owner["metadata"]["uid"])
+        pods = await self._restore_old(owner)
         new = [pod for pod in pods if _same(pod, template)]
         old = [pod for pod in pods if not _same(pod, template)]
         serving = sum(self._is_running(pod, nodes) for pod in pods)
-        if old and serving > replicas - rolling["maxUnavailable"]:
+        least = replicas - rolling["maxUnavailable"]
+        broken = [pod for pod in old if not self._is_running(pod, nodes)]
+        # As the real one: of pods that do not serve, those that are more than the least, new ones not counted.
+        spare = len(pods) - least - sum(not self._is_running(pod, nodes) for pod in new)
+        if old and serving > least:
             await self._delete(min(old, key=lambda pod: self._is_running(pod, nodes)))
-        elif old and (broken := [pod for pod in old if not self._is_running(pod, nodes)]):
+        elif broken and spare > 0:
             await self._delete(broken[0])
         elif len(new) < replicas and len(pods) < replicas + surge:
             await self._create("ReplicaSet", owner, None)
         await self._schedule(owner["metadata"]["uid"], nodes)
         pods = await self._pods(owner["metadata"]["uid"])
+        self._dns = {pod["metadata"]["name"]: pod for pod in pods}
         status = {
             "observedGeneration": owner["metadata"]["generation"],
             "replicas": len(pods),
@@ -182,6 +189,17 @@ class Workloads:
             "availableReplicas": sum(self._is_running(pod, nodes) for pod in pods),
         }
         await self._write_status(DEPLOYMENT, owner, status)
+
+    async def _restore_old(self, owner: Json) -> list[Json]:
+        """The Deployment's pods. Old ones that others deleted come back: their ReplicaSet is as large as it was."""
+        template, uid = owner["spec"]["template"], owner["metadata"]["uid"]
+        there = {pod["metadata"]["name"] for pod in await self._pods(uid)}
+        for name, pod in self._dns.items():
+            if name not in there and not _same(pod, template["spec"]):
+                spec = {key: value for key, value in pod["spec"].items() if key != "nodeName"}
+                old = {"metadata": owner["metadata"], "spec": {"template": {**template, "spec": spec}}}
+                await self._create("ReplicaSet", old, None)
+        return await self._pods(uid)
 
     async def _schedule(self, uid: str, nodes: Mapping[str, Json]) -> None:
         pods = await self._pods(uid)
@@ -296,7 +314,7 @@ async def running_addons(api: MemoryKubeClient, version: str) -> AsyncIterator[W
     try:
         yield workloads
         assert not task.done() or task.exception() is None, task.exception()
-        assert workloads.faults == []
+        assert workloads.faults == [], workloads.faults
         assert workloads.looks > 1
     finally:
         task.cancel()

@@ -12,30 +12,33 @@ import pytest
 from capn import names
 from capn.api.resources import CONFIG_MAP, DAEMON_SET, DEPLOYMENT, NESTED_CLUSTER, NESTED_MACHINE, NODE, POD
 from capn.build.kube_proxy import build_extra
-from capn.build.kubeadm_record import read_version
-from capn.controllers.cluster import control_planes, preflight, upgrade
 from capn.kube.memory import MemoryKubeClient
 from capn.providers.memory import MemoryProvider
-from capn.providers.memory_etcd import SimulatedEtcd
 from capn.providers.memory_static_pods import tell_readiness
 from tests.harness.faults import Call, Fault, FaultyKubeClient
 from tests.harness.kubeadm_addons import COREDNS, Workloads, build_dns, build_proxy, image_of, running_addons
-from tests.harness.pools import child_of
 from tests.harness.scenario import NAMESPACE_NAME, Scenario, running_scenario
-
-OLD, NEW, PATCH = "v1.36.3", "v1.37.2", "v1.36.4"
-LIMIT_S = 60.0
-SYSTEM = "kube-system"
-KEPT: dict[str, Any] = {"healthCheck": {"enabled": False}}
+from tests.harness.upgrades import (
+    LIMIT_S,
+    NEW,
+    OLD,
+    PATCH,
+    SYSTEM,
+    create,
+    etcd_of,
+    has_failed,
+    has_settled,
+    hurry,
+    machines,
+    recorded,
+    says,
+    versions,
+)
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of what is tested depends on how often is looked."""
-    for module in (upgrade, control_planes):
-        monkeypatch.setattr(module, "POLL_S", 0.05)
-    monkeypatch.setattr(preflight, "POLL_S", 0.1)
-    monkeypatch.setattr(upgrade, "IMAGE_POLL_S", 0.1)
+    hurry(monkeypatch)
 
 
 class Seen:
@@ -52,28 +55,6 @@ class Seen:
     def are_in_order(self, *steps: str) -> None:
         found = [self.steps.index(step) for step in steps]
         assert found == sorted(found), self.steps
-
-
-async def machines(scenario: Scenario, role: str) -> list[dict[str, Any]]:
-    items = (await scenario.api.list(NESTED_MACHINE, namespace=NAMESPACE_NAME)).items
-    return [item for item in items if item["spec"]["role"] == role]
-
-
-async def versions(scenario: Scenario) -> set[str]:
-    items = (await scenario.api.list(NESTED_MACHINE, namespace=NAMESPACE_NAME)).items
-    return {item["spec"]["version"] for item in items}
-
-
-async def etcd_of(scenario: Scenario) -> SimulatedEtcd:
-    cluster = await scenario.cluster()
-    assert cluster is not None
-    return scenario.world.clusters[cluster["metadata"]["uid"]].etcd
-
-
-async def recorded(child: MemoryKubeClient) -> str | None:
-    config = await child.get(CONFIG_MAP, "kubeadm-config", SYSTEM)
-    assert config is not None
-    return read_version(config)
 
 
 @asynccontextmanager
@@ -119,37 +100,6 @@ async def watched(scenario: Scenario, child: MemoryKubeClient, version: str) -> 
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def create(scenario: Scenario, *, replicas: int = 1, workers: int = 0, **spec: Any) -> MemoryKubeClient:
-    """A Ready cluster of the old version; its child's API."""
-    pools = [{"name": "md", "replicas": workers}] if workers else []
-    await scenario.create(version=OLD, controlPlane={"replicas": replicas}, workers=pools, **KEPT, **spec)
-    await has_settled(scenario, OLD)
-    return await child_of(scenario)
-
-
-async def has_settled(scenario: Scenario, version: str) -> None:
-    """Wait until the cluster is Ready in that version, by its own word, and nothing moves."""
-
-    async def is_there() -> bool:
-        cluster = await scenario.cluster()
-        ready = (await scenario.condition("c1", "Ready")).get("status") == "True"
-        said = (cluster or {}).get("status", {}).get("version")
-        return ready and said == version and await versions(scenario) == {version}
-
-    await scenario.until(is_there, limit_s=LIMIT_S)
-    await scenario.settle()
-
-
-async def says(scenario: Scenario, reason: str, words: str = "", kind: str = "Upgraded") -> None:
-    """Wait for the condition's reason and words."""
-
-    async def is_said() -> bool:
-        found = await scenario.condition("c1", kind)
-        return found.get("reason") == reason and words in found.get("message", "")
-
-    await scenario.until(is_said, limit_s=LIMIT_S)
 
 
 async def is_plain(child: MemoryKubeClient, version: str) -> None:
@@ -417,12 +367,7 @@ async def test_taken_back_before_a_control_plane_has_joined(scenario: Scenario) 
     async with running_addons(child, OLD) as addons:
         scenario.provider.fail_bootstrap("c1-cp-1", "error: no such thing")
         await scenario.patch("c1", {"version": NEW})
-
-        async def has_failed() -> bool:
-            found = await scenario.machine("c1-cp-1")
-            return bool(found and found.get("status", {}).get("failureReason"))
-
-        await scenario.until(has_failed)
+        await has_failed(scenario, "c1-cp-1")
         assert await recorded(child) == NEW
         await scenario.patch("c1", {"version": OLD})
         await has_settled(scenario, OLD)
@@ -433,85 +378,6 @@ async def test_taken_back_before_a_control_plane_has_joined(scenario: Scenario) 
     assert "UpgradeTakenBack" in scenario.events.reasons("c1")
     await is_plain(child, OLD)
     await is_at_rest(scenario, child)
-
-
-async def has_failed(scenario: Scenario, machine: str) -> None:
-    async def is_said() -> bool:
-        found = await scenario.machine(machine)
-        return bool(found and found.get("status", {}).get("failureReason"))
-
-    await scenario.until(is_said, limit_s=LIMIT_S)
-
-
-@pytest.mark.parametrize("replicas", [1, 3])
-@pytest.mark.parametrize(
-    "cure", [{"healthCheck": {"enabled": True}}, {"controlPlane": {"apiServer": {"extraArgs": {"v": "4"}}}}]
-)
-async def test_it_goes_on_when_the_first_new_control_plane_failed(
-    scenario: Scenario, replicas: int, cure: dict[str, Any]
-) -> None:
-    """New pods of CoreDNS wait for that very machine; it is given up all the same."""
-    child = await create(scenario, replicas=replicas, workers=1)
-    async with running_addons(child, OLD):
-        scenario.provider.fail_bootstrap(f"c1-cp-{replicas}", "error: unknown flag")
-        await scenario.patch("c1", {"version": NEW})
-        await has_failed(scenario, f"c1-cp-{replicas}")
-        scenario.world.failures.clear()
-        await scenario.patch("c1", cure)
-        await has_settled(scenario, NEW)
-
-
-async def test_taken_back_while_a_control_plane_of_before_is_lost(scenario: Scenario) -> None:
-    """The one in its place is of the old version, and so must be the record with which it joins."""
-    child = await create(scenario, replicas=3)
-    scenario.provider.fail_bootstrap("c1-cp-3", "error: no such thing")
-    await scenario.patch("c1", {"version": NEW})
-    await has_failed(scenario, "c1-cp-3")
-    scenario.provider.remove(await scenario.machine_ref("c1-cp-1"))
-    await scenario.patch("c1", {"version": OLD})
-    await has_settled(scenario, OLD)
-    assert len(await machines(scenario, names.ROLE_CONTROL_PLANE)) == 3
-    assert await recorded(child) == OLD
-
-
-@pytest.mark.parametrize("has_image", [True, False])
-async def test_nobody_goes_back_when_a_newer_version_is_asked_for_on_the_way(
-    scenario: Scenario,
-    has_image: bool,  # noqa: FBT001
-) -> None:
-    newer, known = "v1.37.3", [OLD, NEW]
-    child = await create(scenario, replicas=3, workers=1)
-    endpoint = scenario.provider._endpoint
-    scenario.provider._endpoint = endpoint.model_copy(update={"versions": known})
-
-    async def uids(version: str) -> set[str]:
-        planes = await machines(scenario, names.ROLE_CONTROL_PLANE)
-        return {m["metadata"]["uid"] for m in planes if m["spec"]["version"] == version}
-
-    async with running_addons(child, OLD) as addons:
-        addons.held = COREDNS[37]  # so that nobody leaves
-        await scenario.patch("c1", {"version": NEW})
-        await says(scenario, "WaitingForDNS", "0 of 2 pods", kind="ControlPlaneReady")
-        if has_image:
-            scenario.provider._endpoint = endpoint.model_copy(update={"versions": [*known, newer]})
-        old, new = await uids(OLD), await uids(NEW)
-        assert (len(old), len(new)) == (3, 1)
-        await scenario.patch("c1", {"version": newer})
-        await says(scenario, "UpgradeWaiting", f"{newer} waits until there are 3 control planes: 4 are there")
-        await says(scenario, "WaitingForDNS", "0 of 2 pods", kind="ControlPlaneReady")
-        await scenario.settle()
-        assert (await uids(OLD), await uids(NEW)) == (old, new)
-        addons.held = None
-        await addons.step()
-
-        async def are_all_new() -> bool:
-            now = await uids(OLD)
-            assert now <= old, "a control plane of the oldest version was made"
-            return not now
-
-        await scenario.until(are_all_new, limit_s=LIMIT_S)
-        scenario.provider._endpoint = endpoint.model_copy(update={"versions": [*known, newer]})
-        await has_settled(scenario, newer)
 
 
 async def test_not_taken_back_once_a_control_plane_has_joined(scenario: Scenario) -> None:

@@ -26,7 +26,7 @@ from capn.build.health import is_ready
 from capn.build.machines import build_machine
 from capn.build.remediation import CONTROL_PLANES, Verdict
 from capn.build.said import Said
-from capn.build.upgrade_stage import Stage, compute_plane_version
+from capn.build.upgrade_stage import compute_plane_version
 from capn.controllers.cluster import preflight
 from capn.controllers.cluster.components import record_components
 from capn.controllers.cluster.healing import examine, keep_verdict, replace, tell_gravest
@@ -151,12 +151,13 @@ def _has_fixed_endpoint(scope: ClusterScope) -> bool:
 def _is_needed_for_dns(scope: ClusterScope, leaving: NestedMachine | None) -> bool:
     """Whether CoreDNS may have nobody but this one: its new pods do not all serve yet, and old ones have no other node.
 
-    One that is not Ready serves nobody, and one of the new version is itself what those pods wait for.
+    One that is not Ready serves nothing. While there is no control plane of the version that they go to there is nobody
+    to wait for, and the old pods go to old ones that stay.
     """
-    if leaving is None or scope.upgrade is None or scope.dns_waits is None:
+    if leaving is None or scope.upgrade is None or scope.dns_waits is None or not is_ready(leaving):
         return False
-    is_old = leaving.spec.version != scope.upgrade.version
-    return scope.upgrade.stage is Stage.CONTROL_PLANES and is_old and is_ready(leaving)
+    version = compute_plane_version(scope.upgrade)
+    return leaving.spec.version != version and version in scope.upgrade.planes
 
 
 def _build(scope: ClusterScope, ordinal: int, version: str | None = None) -> dict[str, Any]:

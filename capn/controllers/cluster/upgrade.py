@@ -13,16 +13,17 @@ from dataclasses import replace
 
 from capn import names
 from capn.api.conditions import ClusterCondition, find
-from capn.api.resources import CONFIG_MAP, DAEMON_SET, DEPLOYMENT, NESTED_CLUSTER
+from capn.api.resources import DAEMON_SET, DEPLOYMENT, NESTED_CLUSTER
 from capn.build import coredns, kube_proxy, kubeadm_record
 from capn.build.health import is_ready
 from capn.build.owners import build_subject
-from capn.build.upgrade_stage import Stage, UpgradeState, compute_oldest, read_state
+from capn.build.upgrade_stage import Stage, UpgradeState, compute_oldest, compute_plane_version, read_state
 from capn.controllers.cluster import preflight
+from capn.controllers.cluster.components import record_version
 from capn.controllers.cluster.placement import build_question
 from capn.controllers.cluster.scope import ClusterScope
 from capn.controllers.phases import Wait
-from capn.errors import CapnError, TransientError
+from capn.errors import CapnError
 from capn.kube.client import KubeClient
 
 # While pods change in the child, which no watch of ours tells.
@@ -42,13 +43,13 @@ async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
     if not is_unfinished and not is_unknown:
         return None
     child = scope.require_child()
-    if not state.has_begun and (obstacle := await _find_obstacle(scope, state)) is not None:
-        await _go_on_with_former(scope, state, child.client)
+    if state.is_due and (obstacle := await _find_obstacle(scope, state)) is not None:
+        await _go_on_as_before(scope, state, child.client)
         return obstacle
     waits = await _reconcile_proxy(child.client, state)
     scope.dns_waits = await _reconcile_dns(child.client, state, waits=is_unfinished)
     if not state.has_begun:
-        await _begin(scope, state, child.client)
+        await _begin(scope, state)
         state = scope.upgrade = replace(state, recorded=state.version)
     if not state.is_settled:
         after_s = POLL_S if scope.dns_waits else None
@@ -56,15 +57,6 @@ async def reconcile_upgrade(scope: ClusterScope) -> Wait | None:
     if waits or scope.dns_waits:
         return Wait(Stage.ADDONS.value, "; ".join(filter(None, (waits, scope.dns_waits))), POLL_S, blocks=False)
     return None
-
-
-async def _go_on_with_former(scope: ClusterScope, state: UpgradeState, client: KubeClient) -> None:
-    """Keep kube-proxy and CoreDNS where an upgrade that was under way needs them, until the newer one can begin."""
-    if state.former is None:
-        return
-    former = scope.upgrade = replace(state, version=state.former)
-    await _reconcile_proxy(client, former)
-    scope.dns_waits = await _reconcile_dns(client, former, waits=True)
 
 
 async def _find_obstacle(scope: ClusterScope, state: UpgradeState) -> Wait | None:
@@ -83,6 +75,14 @@ async def _find_obstacle(scope: ClusterScope, state: UpgradeState) -> Wait | Non
     if said is None:
         return None
     return Wait(said.reason, f"{state.version} waits: {said.message}", preflight.POLL_S, blocks=False)
+
+
+async def _go_on_as_before(scope: ClusterScope, state: UpgradeState, client: KubeClient) -> None:
+    """While another version waits in mid-upgrade, control planes go to the one before: so do kube-proxy and CoreDNS."""
+    if state.is_half_way:
+        before = replace(state, version=compute_plane_version(state))
+        await _reconcile_proxy(client, before)
+        scope.dns_waits = await _reconcile_dns(client, before, waits=True)
 
 
 async def _find_missing_image(scope: ClusterScope, state: UpgradeState) -> Wait | None:
@@ -124,12 +124,9 @@ async def _reconcile_dns(client: KubeClient, state: UpgradeState, *, waits: bool
     return coredns.describe_rollout(live) if waits or patch is not None else None
 
 
-async def _begin(scope: ClusterScope, state: UpgradeState, client: KubeClient) -> None:
+async def _begin(scope: ClusterScope, state: UpgradeState) -> None:
     """The last preparation: from now on control planes join with the wanted version."""
-    if scope.kubeadm_config is None:
-        raise TransientError("kubeadm's record was not read")
-    patch = kubeadm_record.build_version_patch(scope.kubeadm_config, state.version)
-    scope.kubeadm_config = await client.merge_patch(CONFIG_MAP, kubeadm_record.NAME, kubeadm_record.NAMESPACE, patch)
+    await record_version(scope, state.version)
     before = compute_oldest(state.planes)
     if before != state.version:
         _tell(scope, "UpgradeStarted", f"control planes go from {before} to {state.version}, one by one")

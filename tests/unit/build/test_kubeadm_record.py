@@ -7,7 +7,7 @@ import yaml
 
 from capn.build.kubeadm import build_init_config
 from capn.build.kubeadm_components import ComponentsInput, build_components
-from capn.build.kubeadm_record import build_joining_patch, build_version_patch, read_version
+from capn.build.kubeadm_record import build_components_patch, build_version_patch, read_version
 from capn.errors import CapnError
 from tests.unit.build.samples import make_arguments, make_init_input, make_node
 
@@ -63,7 +63,7 @@ COMPONENTS = ComponentsInput("10.89.0.10", make_arguments(["a.test"], api_server
 
 def test_arguments_and_names_are_replaced_and_their_neighbours_stay() -> None:
     text = TEXT.replace("  certSANs:", "  extraVolumes: [{name: audit}]\n  certSANs:")
-    patch = build_joining_patch(record(text), "v1.36.3", build_components(COMPONENTS))
+    patch = build_components_patch(record(text), build_components(COMPONENTS))
     assert patch is not None
     assert patch["metadata"] == {"uid": "u", "resourceVersion": "7"}
     found = yaml.safe_load(patch["data"]["ClusterConfiguration"])
@@ -79,19 +79,11 @@ def test_a_record_of_the_same_in_any_order_is_not_written() -> None:
     wanted = build_components(COMPONENTS)
     shuffled = {**wanted, "apiServer": {name: found[::-1] for name, found in wanted["apiServer"].items()}}
     assert shuffled != wanted
-    assert build_joining_patch(record(yaml.safe_dump(shuffled)), "v1.36.3", wanted) is None
+    assert build_components_patch(record(yaml.safe_dump(shuffled)), wanted) is None
     # What `kubeadm init` was told is what it records.
     config = make_init_input(node=make_node(node_ip="10.89.0.10"), arguments=COMPONENTS.arguments)
     told = next(text for text in build_init_config(config).split("---") if "kind: ClusterConfiguration" in text)
-    assert build_joining_patch(record(told), "v1.37.2", wanted) is None
-
-
-def test_a_version_is_written_with_the_arguments_where_another_one_is_recorded() -> None:
-    patch = build_joining_patch(record(TEXT), "v1.37.2", {})
-    assert patch is not None
-    assert patch == build_version_patch(record(TEXT), "v1.37.2")
-    assert build_joining_patch(record(TEXT), "v1.36.3", {}) is None
-    assert build_joining_patch(record("dns: {}\n"), "v1.36.3", {}) is None  # nobody has recorded one
+    assert build_components_patch(record(told), wanted) is None
 
 
 @pytest.mark.parametrize("text", [None, 7, "[", "- a", "x" * (300 << 10), "[" * 50, "a: &b 1\nc: *b"])
@@ -100,7 +92,7 @@ def test_what_cannot_be_read_is_said_and_never_overwritten(text: object) -> None
     with pytest.raises(CapnError, match="restore it"):
         build_version_patch(record(text), "v1.37.2")
     with pytest.raises(CapnError, match="restore it"):
-        build_joining_patch(record(text), "v1.37.2", build_components(COMPONENTS))
+        build_components_patch(record(text), build_components(COMPONENTS))
 
 
 @pytest.mark.parametrize("version", ["1.37", "latest", 1.37, "v1.37.2\n"])

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from capn.api.machine import NodeReference
 from capn.build.upgrade_stage import Stage, UpgradeState, compute_plane_version, read_state
 from tests.unit.build.pool_samples import make_worker
 from tests.unit.build.samples import make_machine
 
-OLD, NEW = "v1.36.3", "v1.37.2"
+OLD, NEW, NEWER = "v1.36.3", "v1.37.2", "v1.37.3"
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ OLD, NEW = "v1.36.3", "v1.37.2"
 def test_the_stage_is_seen_from_what_exists(  # noqa: PLR0913, PLR0917 - columns of a table
     recorded: str | None, planes: tuple[str, ...], workers: tuple[str, ...], stage: Stage, words: str, due: str
 ) -> None:
-    state = UpgradeState(NEW, recorded, planes, workers)
+    state = UpgradeState(NEW, recorded, planes, workers, joined=planes)
     assert state.stage is stage
     assert words in state.describe()
     assert compute_plane_version(state) == due
@@ -32,29 +33,46 @@ def test_the_stage_is_seen_from_what_exists(  # noqa: PLR0913, PLR0917 - columns
 
 
 @pytest.mark.parametrize(
-    ("recorded", "planes", "former"),
+    ("recorded", "planes", "joined", "due", "is_half_way"),
     [
-        (NEW, (OLD, NEW, NEW), NEW),
-        (NEW, (OLD, OLD, OLD, NEW), NEW),
-        (NEW, (OLD, OLD), None),  # nobody was made with it
-        (NEW, (NEW, NEW), None),  # it is over
-        (None, (OLD, NEW), None),
-        ("v1.37.9", (OLD, "v1.37.9"), None),  # taken back
-        ("v1.37.3", (OLD, "v1.37.3"), None),  # the one that is asked for
+        (NEW, (OLD, OLD, NEW), (OLD, OLD, NEW), NEW, True),
+        (NEW, (NEW, NEW), (NEW, NEW), NEW, False),
+        (NEW, (OLD, OLD, NEW), (OLD, OLD), OLD, False),  # the new one has not joined and is given up
+        (None, (OLD, NEW), (OLD, NEW), NEW, True),
+        (OLD, (OLD, NEW), (OLD, NEW), NEW, True),
+        (NEWER, (OLD, NEW), (OLD, NEW), NEWER, False),
+        (NEW, (OLD, OLD), (), OLD, False),
     ],
 )
-def test_an_upgrade_that_was_under_way_when_a_newer_version_was_asked_for(
-    recorded: str | None, planes: tuple[str, ...], former: str | None
+def test_nobody_goes_back_when_the_version_is_raised_again(
+    recorded: str | None, planes: tuple[str, ...], joined: tuple[str, ...], due: str, *, is_half_way: bool
 ) -> None:
-    assert UpgradeState("v1.37.3", recorded, planes, ()).former == former
+    state = UpgradeState(NEWER, recorded, planes, (), joined)
+    assert compute_plane_version(state) == due
+    assert state.is_half_way is is_half_way
+
+
+def test_nobody_goes_back_when_it_is_taken_back_to_a_version_between() -> None:
+    assert compute_plane_version(UpgradeState(NEW, NEWER, (OLD, NEW, NEWER), (), (OLD, NEW))) == NEW
 
 
 def test_a_record_that_cannot_be_read_unsettles_no_cluster_whose_machines_are_right() -> None:
-    assert UpgradeState(NEW, None, (NEW,), (NEW,)).is_settled
-    assert not UpgradeState(NEW, None, (OLD,), ()).is_settled
-    assert not UpgradeState(NEW, OLD, (NEW,), ()).is_settled
+    assert UpgradeState(NEW, None, (NEW,), (NEW,), (NEW,)).is_settled
+    assert not UpgradeState(NEW, None, (OLD,), (), (OLD,)).is_settled
+    assert not UpgradeState(NEW, OLD, (NEW,), (), (NEW,)).is_settled
 
 
 def test_it_is_read_from_machines() -> None:
-    state = read_state(NEW, OLD, [make_machine(version=OLD)], [make_worker(0, version=OLD)])
-    assert (state.planes, state.workers) == ((OLD,), (OLD,))
+    made = make_machine(version=OLD)
+    status = made.status.model_copy(update={"node_ref": NodeReference(name="demo-cp-0", uid="u")})
+    joined = made.model_copy(update={"status": status})
+    state = read_state(NEW, OLD, [joined, make_machine(version=NEW)], [make_worker(0, version=OLD)])
+    assert (state.planes, state.workers, state.joined) == ((OLD, NEW), (OLD,), (OLD,))
+
+
+def test_nothing_is_waited_for_where_all_control_planes_have_the_version_again() -> None:
+    assert not UpgradeState(OLD, NEW, (OLD, OLD), (), (OLD,)).is_due
+    assert UpgradeState(OLD, NEW, (OLD, NEW), (), (OLD,)).is_due
+    assert UpgradeState(NEW, OLD, (OLD,), (), (OLD,)).is_due
+    assert not UpgradeState(NEW, NEW, (OLD,), (), (OLD,)).is_due
+    assert UpgradeState(NEW, OLD, (), (), ()).is_due

@@ -18,11 +18,13 @@ from tests.harness.scenario import Recorded
 from tests.unit.build.samples import make_cluster
 
 GATE = "demo.gate.capn.dev"
+VERSION = "v1.37.2"
+TEXT = f"dns: {{}}\nkubernetesVersion: {VERSION}\n"
 
 
 async def make_scope(*, keeps_addresses: bool = False, access: bool = False, endpoint: bool = True) -> Any:
     child = MemoryKubeClient()
-    config = {"metadata": {"name": NAME, "namespace": NAMESPACE}, "data": {"ClusterConfiguration": "dns: {}\n"}}
+    config = {"metadata": {"name": NAME, "namespace": NAMESPACE}, "data": {"ClusterConfiguration": TEXT}}
     cluster = make_cluster(controlPlane={"etcd": {"extraArgs": {"quota": "1"}}})
     found = Access(host="198.18.0.1", port=8443, server_name=GATE) if access else None
     host = Endpoint(host="10.89.0.10", port=6443) if endpoint else None
@@ -43,9 +45,6 @@ async def record_of(scope: Any) -> dict[str, Any]:
     return found
 
 
-VERSION = "v1.37.2"
-
-
 @pytest.mark.parametrize("given", [False, True])
 async def test_it_is_for_the_place_where_the_cluster_is(*, given: bool) -> None:
     scope = await make_scope(keeps_addresses=given, access=given)
@@ -62,6 +61,17 @@ async def test_it_is_written_and_told_once() -> None:
     await record_components(scope, VERSION)
     await record_components(scope, VERSION)
     assert scope.require_child().client.writes == 2  # the second is this: the first made it
+    assert [line[2] for line in scope.deps.recorder.lines] == ["ArgumentsRecorded"]
+
+
+async def test_it_says_the_version_of_the_one_that_is_made_next() -> None:
+    scope = await make_scope()
+    await record_components(scope, "v1.36.3")
+    record = await record_of(scope)
+    assert record["kubernetesVersion"] == "v1.36.3"
+    assert {"name": "quota", "value": "1"} in record["etcd"]["local"]["extraArgs"]
+    await record_components(scope, VERSION)
+    assert (await record_of(scope)) == record | {"kubernetesVersion": VERSION}
     assert [line[2] for line in scope.deps.recorder.lines] == ["ArgumentsRecorded"]
 
 
