@@ -146,30 +146,48 @@ class SimulatedEtcd:
                 self.snapshots[f"etcd-{member.name}"] = self._snapshot()
                 return ExecResult(b"Snapshot saved\n", b"", 0)
             case ("move-leader", hex_id):
-                return self._change(hex_id, removes=False)
+                return self._move_leader(member, hex_id, endpoints)
             case ("member", "remove", hex_id):
-                return self._change(hex_id, removes=True)
+                return self._remove(hex_id)
         return _fail(f"unknown command {words}")
 
-    def _change(self, hex_id: str, *, removes: bool) -> ExecResult:
-        target = next((member for member in self.members if f"{member.id:x}" == hex_id), None)
-        if target is None:
-            return _fail("etcdserver: member not found")
-        if not removes:
-            self._wanted_leader = target
+    def _move_leader(self, asked: SimulatedMember, hex_id: str, endpoints: Sequence[str]) -> ExecResult:
+        """As etcdctl does it: endpoints are asked in their order for the leader, and the first dead one ends it."""
+        for url in endpoints:
+            member = self._behind(url, asked)
+            if member is None:
+                return _fail("context deadline exceeded")
+            if member is self.leader:
+                break
         else:
-            rest = [member for member in self.members if member is not target]
-            if not target.is_learner and not self._enough([member for member in rest if not member.is_learner]):
-                return _fail(_REFUSED)
-            self.members = rest
+            return _fail(f"no leader endpoint given at [{' '.join(endpoints)}]")
+        target = self._find(hex_id)
+        if target is None or target.is_learner:
+            return _fail("etcdserver: bad leader transferee")
+        self._wanted_leader = target
         return _say({})
 
+    def _remove(self, hex_id: str) -> ExecResult:
+        target = self._find(hex_id)
+        if target is None:
+            return _fail("etcdserver: member not found")
+        rest = [member for member in self.members if member is not target]
+        if not target.is_learner and not self._enough([member for member in rest if not member.is_learner]):
+            return _fail(_REFUSED)
+        self.members = rest
+        return _say({})
+
+    def _find(self, hex_id: str) -> SimulatedMember | None:
+        return next((member for member in self.members if f"{member.id:x}" == hex_id), None)
+
+    def _behind(self, url: str, asked: SimulatedMember) -> SimulatedMember | None:
+        """Who answers at a URL, when it is asked from a member's pod."""
+        member = asked if url == _LOCAL else next((m for m in self.members if m.client_url == url), None)
+        return member if member is not None and self.runs(member.machine) else None
+
     def _status(self, asked: SimulatedMember, endpoints: Sequence[str]) -> ExecResult:
-        found = []
-        for url in endpoints:
-            member = asked if url == _LOCAL else next((m for m in self.members if m.client_url == url), None)
-            if member is not None and self.runs(member.machine):
-                found.append({"Endpoint": url, "Status": self._describe(member)})
+        answering = [(url, member) for url in endpoints if (member := self._behind(url, asked)) is not None]
+        found = [{"Endpoint": url, "Status": self._describe(member)} for url, member in answering]
         missing = len(endpoints) - len(found)
         said = json.dumps(found).encode()
         return ExecResult(said, b"context deadline exceeded\n" if missing else b"", 1 if missing else 0)

@@ -41,8 +41,8 @@ async def test_members_leader_and_a_dead_one(etcd: RealEtcd) -> None:
 
     leader = next(member for member in members if member.id == health[member.id].leader)
     other = next(member for member in members if member is not leader)
-    await client.move_leader(members, other)
-    await client.move_leader(members, other)
+    await client.move_leader(leader, other)
+    await client.move_leader(leader, other)
     assert {found.leader for found in (await client.health(members)).values()} == {other.id}
 
     await etcd.kill("cp-0")  # whose pod comes first
@@ -55,6 +55,31 @@ async def test_members_leader_and_a_dead_one(etcd: RealEtcd) -> None:
     await client.remove_member(dead.id)
     await client.remove_member(dead.id)
     assert [member.name for member in await client.members()] == ["cp-1", "cp-2"]
+
+
+async def test_the_leader_hands_on_beside_a_dead_member(etcd: RealEtcd) -> None:
+    client = EtcdClient(etcd.api)
+    members = await client.members()
+    dead, leader, heir = members
+    led_by = await wait_for_leader(client, members)
+    if led_by is not leader:
+        await client.move_leader(led_by, leader)
+    await etcd.kill(dead.name)  # the first by name: etcdctl would meet it before the leader
+    await client.move_leader(leader, heir)
+    await client.move_leader(leader, heir)
+    await client.move_leader(leader, dead)  # it has nothing to give any more
+    assert await wait_for_leader(client, members) is heir
+
+
+async def wait_for_leader(client: EtcdClient, members: tuple[Member, ...]) -> Member:
+    """Who leads, as soon as all that answer agree on it."""
+    async with asyncio.timeout(60):
+        while True:
+            said = {found.leader for found in (await client.health(members)).values()}
+            found = [member for member in members if {member.id} == said]
+            if found:
+                return found[0]
+            await asyncio.sleep(0.2)
 
 
 async def test_without_quorum_it_says_so_and_still_gives_a_snapshot(etcd: RealEtcd) -> None:

@@ -38,7 +38,7 @@ async def leave_etcd(scope: MachineScope) -> Wait | None:
     if own.id in healthy and (wait := await leave_endpoint(scope)) is not None:
         return wait
     if (heir := find_heir(members, health, own)) is not None:
-        await etcd.move_leader(members, heir)
+        await etcd.move_leader(own, heir)
     await etcd.remove_member(own.id)
     return None
 

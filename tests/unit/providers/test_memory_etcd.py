@@ -116,12 +116,27 @@ async def test_leadership_moves(provider: MemoryProvider, clock: Clock) -> None:
     child, refs = await boot(provider, clock)
     client = EtcdClient(child)
     members = await client.members()
-    await client.move_leader(members, members[2])
+    first = etcd_of(provider).leader
+    assert first is not None
+    leader = next(member for member in members if member.name == first.name)
+    await client.move_leader(leader, members[2])
+    await client.move_leader(leader, members[1])  # it leads no more: harmless
     assert {found.leader for found in (await client.health(members)).values()} == {members[2].id}
     provider.crash(refs[2])
     assert members[2].id not in {found.leader for found in (await client.health(members)).values()}
-    with pytest.raises(CommandFailedError, match="member not found"):
-        await client.move_leader(members, replace(members[2], id=1))
+    with pytest.raises(CommandFailedError, match="bad leader transferee"):
+        await client.move_leader(leader, replace(members[2], id=1))
+
+
+async def test_leadership_moves_beside_a_dead_member(provider: MemoryProvider, clock: Clock) -> None:
+    child, refs = await boot(provider, clock)
+    provider.crash(refs[0])  # the first by name; etcdctl gives up at a dead endpoint before the leader's
+    client = EtcdClient(child)
+    members = {member.name: member for member in await client.members()}
+    leader, heir = members[refs[1].name], members[refs[2].name]
+    assert {found.leader for found in (await client.health(list(members.values()))).values()} == {leader.id}
+    await client.move_leader(leader, heir)
+    assert {found.leader for found in (await client.health(list(members.values()))).values()} == {heir.id}
 
 
 async def test_a_learner_whose_machine_dies_stays_behind(provider: MemoryProvider, clock: Clock) -> None:
