@@ -67,7 +67,7 @@ class SimulatedEtcd:
     revision: Callable[[], int]
     members: list[SimulatedMember] = field(default_factory=list)
     holds_learners: bool = False
-    alarms: dict[str, str] = field(default_factory=dict)
+    alarms: list[str] = field(default_factory=list)
     snapshots: dict[str, bytes] = field(default_factory=dict)
     left: list[SimulatedMachine] = field(default_factory=list)
     stays: bool = False
@@ -94,6 +94,10 @@ class SimulatedEtcd:
             return False
         member.is_learner = False
         return True
+
+    def raise_alarm(self, name: str, kind: str = "NOSPACE") -> None:
+        """Have a member raise an alarm. All members tell of it, also when this one is gone, until it is disarmed."""
+        self.alarms += [f"memberID:{member.id} alarm:{kind} " for member in self.members if member.name == name]
 
     @property
     def has_quorum(self) -> bool:
@@ -203,8 +207,8 @@ class SimulatedEtcd:
         }
         if leader is not None:
             said["leader"] = leader.id
-        if alarm := self.alarms.get(member.name):
-            said["errors"] = [alarm]
+        if self.alarms:
+            said["errors"] = list(self.alarms)
         return said | ({"isLearner": True} if member.is_learner else {})
 
     def _snapshot(self) -> bytes:

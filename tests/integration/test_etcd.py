@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from capn.build.etcd_members import Member
@@ -69,6 +71,31 @@ async def test_the_leader_hands_on_beside_a_dead_member(etcd: RealEtcd) -> None:
     await client.move_leader(leader, heir)
     await client.move_leader(leader, dead)  # it has nothing to give any more
     assert await wait_for_leader(client, members) is heir
+
+
+async def test_an_alarm_is_told_by_all_and_is_of_one(etcd: RealEtcd) -> None:
+    client = EtcdClient(etcd.api)
+    members = await client.members()
+    ill = members[1]
+    alarm = {"action": "ACTIVATE", "memberID": str(ill.id), "alarm": "NOSPACE"}
+    url = f"{etcd.members['cp-0'].client_url}/v3/maintenance/alarm"
+    async with aiohttp.ClientSession() as session, session.post(url, json=alarm) as answer:
+        assert answer.status == 200, await answer.text()
+    async with asyncio.timeout(60):
+        while {found.alarmed for found in (await client.health(members)).values()} != {(ill.id,)}:
+            await asyncio.sleep(0.2)
+    alive = await healthy(client, members)
+    assert alive == {member.id for member in members if member is not ill}
+    assert why_not_remove(members, alive, ill.id) is None
+    async with asyncio.timeout(60):
+        while len(await client.members()) == 3:
+            with contextlib.suppress(MembershipRefusedError):  # until all were connected for 5 s
+                await client.remove_member(ill.id)
+    left = await client.members()
+    assert {found.alarmed for found in (await client.health(left)).values()} == {(ill.id,)}
+    assert await healthy(client, left) == {member.id for member in left}
+    assert (await etcd.etcdctl("cp-0", "alarm", "disarm")).exit_code == 0
+    assert {found.alarmed for found in (await client.health(left)).values()} == {()}
 
 
 async def wait_for_leader(client: EtcdClient, members: tuple[Member, ...]) -> Member:

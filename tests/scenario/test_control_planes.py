@@ -121,24 +121,6 @@ async def test_the_leader_hands_on_before_it_goes(scenario: Scenario) -> None:
     assert voters(etcd) == await control_planes(scenario)
 
 
-async def test_the_leader_hands_on_beside_a_dead_member(scenario: Scenario) -> None:
-    """The dead one's endpoint stands before the leader's."""
-    await scenario.create(controlPlane={"replicas": 5})
-    await has_settled(scenario, 5)
-    down: Any = scenario.world.machines[(await scenario.machine_ref("c1-cp-0")).uid]
-    etcd = await etcd_of(scenario)
-    runs, etcd.runs = etcd.runs, lambda machine: machine is not down and runs(machine)
-    leader = etcd.leader
-    assert leader is not None
-    assert leader.name == "c1-cp-1"
-    ref = await scenario.machine_ref(leader.name)
-    async with quorum_watched(scenario):
-        await scenario.user.delete(NESTED_MACHINE, leader.name, NAMESPACE_NAME)
-        await scenario.until(lambda: ref.uid not in scenario.world.machines, limit_s=LIMIT_S)
-    etcd.runs = runs
-    await has_settled(scenario, 5)
-
-
 async def has_virtual_endpoint(scenario: Scenario) -> SimulatedEtcd:
     """From now on the control planes hold the endpoint's address among themselves, as on libvirt."""
     scenario.world.virtual_endpoints = True

@@ -166,10 +166,15 @@ async def test_a_learner_that_is_held_for_too_long_fails_its_machine(provider: M
     assert (report.state, report.stage) == (ReportState.FAILED, "kubeadm/etcd")
 
 
-async def test_an_alarm_shows(provider: MemoryProvider, clock: Clock) -> None:
-    child, refs = await boot(provider, clock, 1)
-    etcd_of(provider).alarms[refs[0].name] = "memberID:1 alarm:NOSPACE"
-    assert await healthy(EtcdClient(child)) == set()
+async def test_an_alarm_is_told_by_all_and_is_of_one(provider: MemoryProvider, clock: Clock) -> None:
+    child, refs = await boot(provider, clock)
+    etcd_of(provider).raise_alarm(refs[1].name)
+    client = EtcdClient(child)
+    ill = next(member for member in await client.members() if member.name == refs[1].name)
+    assert await healthy(client) == {refs[0].name, refs[2].name}
+    await client.remove_member(ill.id)
+    assert await healthy(client) == {refs[0].name, refs[2].name}
+    assert {found.alarmed for found in (await client.health(await client.members())).values()} == {(ill.id,)}
 
 
 async def test_the_pod_goes_with_its_node(provider: MemoryProvider, clock: Clock) -> None:
