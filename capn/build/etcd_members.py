@@ -25,8 +25,9 @@ _MAX_ID = (1 << 64) - 1
 # What ends up as a word of a command line again. No comma: that would make two of it.
 _URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,259}")
 _NO_LEADER = "no leader"
-# etcdserverpb's AlarmMember as text (v3rpc/maintenance.go).
-_ALARM = re.compile(r"memberID:([0-9]{1,20})\b")
+# Two kinds of alarm: no space, corrupt. Go's protobuf writes one space or two, by chance.
+_ALARM = re.compile(r"memberID:([0-9]{1,20}) +alarm:")
+_MAX_ALARMS = MAX_MEMBERS * 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class MemberHealth:
-    """What a member that answered says of itself. `leader` is 0 while it knows none."""
+    """What a member that answered says of itself. `leader` is 0 while it knows none.
+
+    Every member tells of the alarms of all: `errors` are its own, and those that name nobody; `alarmed` whom they name.
+    """
 
     id: int
     leader: int
@@ -58,10 +62,11 @@ class MemberHealth:
     version: str
     is_learner: bool = False
     errors: tuple[str, ...] = ()
+    alarmed: tuple[int, ...] = ()
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it takes part: it knows a leader and has no alarm of its own (no space, corrupt)."""
+        """Whether it takes part: it knows a leader and has no alarm (no space, corrupt) of its own."""
         return self.leader != 0 and not self.errors
 
 
@@ -137,8 +142,11 @@ def _member(raw: _Member) -> Member:
 
 
 def _health(raw: _Status) -> MemberHealth:
+    own = raw.header.member_id
+    # That it has no leader is told by `leader`; the rest are alarms, those of the whole cluster.
+    named = [(_named(error), _clean(error)) for error in raw.errors[:_MAX_ALARMS] if _NO_LEADER not in error]
     return MemberHealth(
-        id=raw.header.member_id,
+        id=own,
         leader=raw.leader,
         db_bytes=raw.db_size,
         revision=raw.header.revision,
@@ -146,14 +154,16 @@ def _health(raw: _Status) -> MemberHealth:
         raft_applied=raw.raft_applied,
         version=_clean(raw.version),
         is_learner=raw.is_learner,
-        errors=tuple(_clean(error) for error in raw.errors[:MAX_MEMBERS] if _is_own(error, raw.header.member_id)),
+        errors=tuple(text for member, text in named if member in {own, None}),
+        alarmed=tuple(member for member, _ in named if member is not None),
     )
 
 
-def _is_own(error: str, member_id: int) -> bool:
-    """Whether it tells of this very member: every one of them tells all alarms, and `leader` that it knows none."""
-    named = _ALARM.match(error)
-    return _NO_LEADER not in error and (named is None or int(named[1]) == member_id)
+def _named(alarm: str) -> int | None:
+    """The member that an alarm is of. None when it names none, as for data that differ nobody knows where."""
+    found = _ALARM.match(alarm)
+    member = int(found[1]) if found else 0
+    return member if 0 < member <= _MAX_ID else None
 
 
 def _clean(text: str) -> str:

@@ -58,6 +58,18 @@ def list_ill(members: Sequence[Member], healthy: Collection[int]) -> list[str]:
     return sorted(_name(member) for member in members if member.is_learner or member.id not in healthy)
 
 
+def why_alarmed(members: Sequence[Member], alarmed: Collection[int]) -> str | None:
+    """Whose alarms there are (IDs), or None without any. While there is one, etcd refuses everybody's writes.
+
+    A member that is removed leaves its alarm behind.
+    """
+    if not alarmed:
+        return None
+    found = (_find(members, member) for member in alarmed)
+    whose = ", ".join(sorted({_name(member) if member else "a member that is gone" for member in found}))
+    return f"etcd has an alarm of {whose}: when its cause is gone, `etcdctl alarm disarm` ends it"
+
+
 def _why_keep(member: Member, members: Sequence[Member], healthy: Collection[int]) -> str | None:
     """Why the vote of `member` is needed."""
     if learner := _learner(members):

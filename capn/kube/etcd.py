@@ -35,8 +35,8 @@ _SNAPSHOT_S = 300.0
 _MAX_PODS = 16
 # etcd answers, but cannot agree on anything; etcdctl reports a dial that failed otherwise.
 _NO_QUORUM = ("no leader", "request timed out", "context deadline exceeded", "leader changed")
-# Of the endpoints that it was given none is the leader's.
-_NOT_THE_LEADER = "no leader endpoint given"
+# Who was asked to hand on the leadership has none: an answer, though it reads like one without a quorum.
+_NOT_LEADING = ("no leader endpoint given", "etcdserver: not leader")
 _NOT_RUNNING = ("connection refused", "Error while dialing", "connection reset")
 _POD_NAME = re.compile(r"etcd-[a-z0-9][a-z0-9.-]{0,247}")
 
@@ -74,14 +74,14 @@ class EtcdClient:
         return {key: found for key, found in parse_health(result.stdout).items() if key in {m.id for m in members}}
 
     async def move_leader(self, leader: Member, to: Member) -> None:
-        """Have `leader` make `to` the leader; it must have a vote. Nothing happens when another one leads by now.
+        """Make `to` the leader instead of `leader`; it must have a vote. Nothing happens when `leader` leads no more.
 
-        Only the leader is asked: of several endpoints etcdctl gives up at the first that is dead.
+        Only the leader is asked: of several endpoints, etcdctl gives up at the first that does not answer.
         """
         try:
             await self._ask("move-leader", to.hex_id, endpoints=leader.client_urls[:1])
         except CommandFailedError as error:
-            if _NOT_THE_LEADER not in error.stderr.decode("utf-8", "replace"):
+            if not any(text.encode() in error.stderr for text in _NOT_LEADING):
                 raise
 
     async def remove_member(self, member_id: int) -> None:
@@ -185,7 +185,7 @@ def _explain(pod: str, result: ExecResult) -> CapnError:
         return UnreachableError(f"etcd in pod {pod} does not answer", reason="EtcdUnreachable")
     if "unhealthy cluster" in said or "re-configuration failed" in said:
         return MembershipRefusedError("etcd refuses a change of its members until all of them are connected")
-    if any(text in said for text in _NO_QUORUM) and _NOT_THE_LEADER not in said:
+    if any(text in said for text in _NO_QUORUM) and not any(text in said for text in _NOT_LEADING):
         return NoQuorumError("etcd has no quorum: too few of its members live")
     return CommandFailedError(f"etcdctl in pod {pod}", exit_code=result.exit_code, stderr=result.stderr)
 

@@ -60,7 +60,6 @@ class SimulatedMember:
 class SimulatedEtcd:
     """`runs` says whether a machine runs. `holds_learners` keeps learners from catching up, for tests.
 
-    `alarms`: kinds of alarms, such as NOSPACE, by the name of the member that has it.
     `left`: machines whose guest was told to leave; it does so at once, or, with `stays`, never (for tests).
     """
 
@@ -68,7 +67,7 @@ class SimulatedEtcd:
     revision: Callable[[], int]
     members: list[SimulatedMember] = field(default_factory=list)
     holds_learners: bool = False
-    alarms: dict[str, str] = field(default_factory=dict)
+    alarms: list[str] = field(default_factory=list)
     snapshots: dict[str, bytes] = field(default_factory=dict)
     left: list[SimulatedMachine] = field(default_factory=list)
     stays: bool = False
@@ -95,6 +94,10 @@ class SimulatedEtcd:
             return False
         member.is_learner = False
         return True
+
+    def raise_alarm(self, name: str, kind: str = "NOSPACE") -> None:
+        """Have a member raise an alarm. All members tell of it, also when this one is gone, until it is disarmed."""
+        self.alarms += [f"memberID:{member.id} alarm:{kind} " for member in self.members if member.name == name]
 
     @property
     def has_quorum(self) -> bool:
@@ -153,18 +156,20 @@ class SimulatedEtcd:
         return _fail(f"unknown command {words}")
 
     def _move_leader(self, asked: SimulatedMember, hex_id: str, endpoints: Sequence[str]) -> ExecResult:
-        """As etcdctl: one endpoint after the other until the leader's; a dead one before it ends the command."""
+        """As etcdctl does it: endpoints are asked in their order for the leader, and the first dead one ends it."""
         for url in endpoints:
-            member = self._at(url, asked)
+            member = self._behind(url, asked)
             if member is None:
                 return _fail("context deadline exceeded")
             if member is self.leader:
-                target = self._find(hex_id)
-                if target is None:
-                    return _fail("etcdserver: member not found")
-                self._wanted_leader = target
-                return _say({})
-        return _fail(f"no leader endpoint given at {list(endpoints)}")
+                break
+        else:
+            return _fail(f"no leader endpoint given at [{' '.join(endpoints)}]")
+        target = self._find(hex_id)
+        if target is None or target.is_learner:
+            return _fail("etcdserver: bad leader transferee")
+        self._wanted_leader = target
+        return _say({})
 
     def _remove(self, hex_id: str) -> ExecResult:
         target = self._find(hex_id)
@@ -179,17 +184,14 @@ class SimulatedEtcd:
     def _find(self, hex_id: str) -> SimulatedMember | None:
         return next((member for member in self.members if f"{member.id:x}" == hex_id), None)
 
-    def _at(self, url: str, asked: SimulatedMember) -> SimulatedMember | None:
-        """Who answers there, if anybody does."""
+    def _behind(self, url: str, asked: SimulatedMember) -> SimulatedMember | None:
+        """Who answers at a URL, when it is asked from a member's pod."""
         member = asked if url == _LOCAL else next((m for m in self.members if m.client_url == url), None)
         return member if member is not None and self.runs(member.machine) else None
 
     def _status(self, asked: SimulatedMember, endpoints: Sequence[str]) -> ExecResult:
-        found = [
-            {"Endpoint": url, "Status": self._describe(member)}
-            for url in endpoints
-            if (member := self._at(url, asked)) is not None
-        ]
+        answering = [(url, member) for url in endpoints if (member := self._behind(url, asked)) is not None]
+        found = [{"Endpoint": url, "Status": self._describe(member)} for url, member in answering]
         missing = len(endpoints) - len(found)
         said = json.dumps(found).encode()
         return ExecResult(said, b"context deadline exceeded\n" if missing else b"", 1 if missing else 0)
@@ -205,9 +207,8 @@ class SimulatedEtcd:
         }
         if leader is not None:
             said["leader"] = leader.id
-        by_name = {found.name: found for found in self.members}
-        if raised := [(by_name[name], kind) for name, kind in self.alarms.items() if name in by_name]:
-            said["errors"] = [f"memberID:{found.id} alarm:{kind} " for found, kind in raised]  # at every member
+        if self.alarms:
+            said["errors"] = list(self.alarms)
         return said | ({"isLearner": True} if member.is_learner else {})
 
     def _snapshot(self) -> bytes:

@@ -242,39 +242,6 @@ async def test_a_controller_that_dies_in_the_middle_goes_on(replicas: int) -> No
         assert voters(await etcd_of(scenario)) == await control_planes(scenario) == await nodes(scenario)
 
 
-async def test_a_member_with_an_alarm_can_be_removed(scenario: Scenario) -> None:
-    """All members tell of the alarm of one; to remove that one is the way out of a damaged database."""
-    await scenario.create(controlPlane={"replicas": 3}, healthCheck={"enabled": False})
-    await has_settled(scenario, 3)
-    etcd, before = await etcd_of(scenario), await scenario.machine_ref("c1-cp-2")
-    etcd.alarms["c1-cp-2"] = "CORRUPT"
-    await scenario.user.delete(NESTED_MACHINE, "c1-cp-2", NAMESPACE_NAME)
-
-    async def has_left() -> bool:
-        return before.uid not in scenario.world.machines
-
-    await scenario.until(has_left, limit_s=LIMIT_S)
-    etcd.alarms.clear()  # etcd forgets a member's alarms with it
-    await has_settled(scenario, 3)
-
-
-async def test_the_leader_hands_on_though_another_member_is_dead(scenario: Scenario) -> None:
-    await scenario.create(controlPlane={"replicas": 5}, healthCheck={"enabled": False})
-    await has_settled(scenario, 5)
-    etcd, ref = await etcd_of(scenario), await scenario.machine_ref("c1-cp-4")
-    etcd._wanted_leader = next(member for member in etcd.members if member.name == "c1-cp-4")
-    down: Any = scenario.world.machines[(await scenario.machine_ref("c1-cp-0")).uid]
-    runs, etcd.runs = etcd.runs, lambda machine: machine is not down and runs(machine)
-    await scenario.user.delete(NESTED_MACHINE, "c1-cp-4", NAMESPACE_NAME)
-
-    async def has_left() -> bool:
-        return ref.uid not in scenario.world.machines
-
-    await scenario.until(has_left, limit_s=LIMIT_S)
-    etcd.runs = runs
-    await has_settled(scenario, 5)
-
-
 async def test_a_cache_that_is_behind_has_no_second_one_leave(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:

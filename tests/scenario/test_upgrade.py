@@ -331,9 +331,20 @@ async def test_nothing_is_begun_while_a_control_plane_is_not_ready(scenario: Sce
 async def test_nothing_is_begun_while_a_member_of_etcd_is_ill(scenario: Scenario) -> None:
     child = await create(scenario, replicas=3)
     etcd = await etcd_of(scenario)
-    etcd.alarms["c1-cp-2"] = "NOSPACE"
+    etcd.raise_alarm("c1-cp-2")
     await scenario.patch("c1", {"version": NEW})
-    await says(scenario, "EtcdUnhealthy", "c1-cp-2")
+    await says(scenario, "EtcdUnhealthy", "not all members of etcd are healthy voters: c1-cp-2")
+    assert (await versions(scenario), await recorded(child)) == ({OLD}, OLD)
+    etcd.alarms.clear()
+    await has_settled(scenario, NEW)
+
+
+async def test_nothing_is_begun_while_there_is_an_alarm_of_a_member_that_is_gone(scenario: Scenario) -> None:
+    child = await create(scenario, replicas=3)
+    etcd = await etcd_of(scenario)
+    etcd.alarms.append("memberID:1 alarm:CORRUPT ")
+    await scenario.patch("c1", {"version": NEW})
+    await says(scenario, "EtcdUnhealthy", "etcd has an alarm of a member that is gone")
     assert (await versions(scenario), await recorded(child)) == ({OLD}, OLD)
     etcd.alarms.clear()
     await has_settled(scenario, NEW)

@@ -59,15 +59,31 @@ def test_an_alarm_makes_a_member_unhealthy() -> None:
     assert "\x1b" not in found.errors[0]
 
 
-def test_an_alarm_of_another_member_is_not_ones_own() -> None:
-    """Every member tells all of them."""
+@pytest.mark.parametrize(
+    ("error", "errors", "alarmed"),
+    [
+        ("memberID:7616583982444832909 alarm:NOSPACE ", 1, (7616583982444832909,)),
+        ("memberID:7616583982444832909  alarm:CORRUPT", 1, (7616583982444832909,)),
+        ("memberID:11417610130673999598 alarm:NOSPACE ", 0, (11417610130673999598,)),
+        ("memberID:11417610130673999598  alarm:CORRUPT", 0, (11417610130673999598,)),
+        ("memberID:76165839824448329090 alarm:NOSPACE", 1, ()),  # no ID
+        ("alarm:CORRUPT ", 1, ()),  # etcd does not know whose data is wrong: it may be anybody's
+        ("something else, memberID:1", 1, ()),
+    ],
+)
+def test_an_alarm_counts_against_the_member_that_it_names(error: str, errors: int, alarmed: tuple[int, ...]) -> None:
     said = json.loads(STATUS)
-    alarms = ["memberID:7616583982444832909 alarm:CORRUPT ", "memberID:7616583982444832900 alarm:NOSPACE "]
-    said[0]["Status"]["errors"] = [*alarms[::-1], "something else is wrong"]
+    said[0]["Status"]["errors"] = [error]
     found = parse_health(json.dumps(said).encode())[7616583982444832909]
-    assert found.errors == (alarms[0], "something else is wrong")
-    said[0]["Status"]["errors"] = alarms[1:]
-    assert parse_health(json.dumps(said).encode())[7616583982444832909].is_healthy
+    assert (len(found.errors), found.is_healthy, found.alarmed) == (errors, not errors, alarmed)
+
+
+def test_a_members_own_alarm_is_found_behind_those_of_all_others() -> None:
+    said = json.loads(STATUS)
+    own = 7616583982444832909
+    said[0]["Status"]["errors"] = [f"memberID:{n} alarm:NOSPACE" for n in (*range(1, 32), own)]
+    found = parse_health(json.dumps(said).encode())[own]
+    assert (len(found.errors), len(found.alarmed)) == (1, 32)
 
 
 def test_nobody_answered() -> None:

@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 
 from capn.build.etcd_members import Member
-from capn.build.etcd_rules import has_quorum, list_ill, quorum, why_not_add, why_not_remove
+from capn.build.etcd_rules import has_quorum, list_ill, quorum, why_alarmed, why_not_add, why_not_remove
 
 
 def build(voters: int, learners: int = 0) -> list[Member]:
@@ -75,6 +75,12 @@ def test_the_ill_are_those_without_a_vote_or_an_answer() -> None:
     assert list_ill(build(3), {1, 3}) == ["cp-1"]
     assert list_ill(build(2, learners=1), {1, 2, 3}) == ["cp-2"]
     assert list_ill([*build(1), Member(9, "")], {1}) == ["(never started)"]
+
+
+def test_an_alarm_is_told_with_the_name_of_its_member() -> None:
+    assert why_alarmed(build(3), set()) is None
+    assert (why_alarmed(build(3), {3, 2}) or "").startswith("etcd has an alarm of cp-1, cp-2: ")
+    assert (why_alarmed(build(3), {3, 99, 98}) or "").startswith("etcd has an alarm of a member that is gone, cp-2: ")
 
 
 @pytest.mark.parametrize(

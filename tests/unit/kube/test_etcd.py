@@ -117,6 +117,22 @@ async def test_a_removal_that_was_made_before_is_fine() -> None:
     assert all("8000000000000000" in call.command for call in child.calls)
 
 
+@pytest.mark.parametrize("said", ["no leader endpoint given at [https://10.0.0.2:2379]", "etcdserver: not leader"])
+async def test_leadership_that_has_moved_is_fine_and_only_the_leader_is_asked(said: str) -> None:
+    leader, heir = (Member(n, "", client_urls=(f"https://10.0.0.{n}:2379",)) for n in (2, 3))
+    child = Child({"a": failed(said), "b": failed(said)})
+    await (await child.client()).move_leader(leader, heir)
+    [call] = child.calls
+    assert "--endpoints=https://10.0.0.2:2379" in call.command
+    assert call.command[-2:] == ("move-leader", "3")
+
+
+async def test_a_leadership_that_cannot_move_is_told() -> None:
+    leader, heir = (Member(n, "", client_urls=(f"https://10.0.0.{n}:2379",)) for n in (2, 3))
+    with pytest.raises(CommandFailedError, match="bad leader transferee"):
+        await (await Child({"a": failed("etcdserver: bad leader transferee")}).client()).move_leader(leader, heir)
+
+
 async def test_nobody_is_asked_for_members_that_never_started() -> None:
     child = Child({"a": LIST})
     assert await (await child.client()).health([Member(1, "")]) == {}
